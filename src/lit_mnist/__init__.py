@@ -1,0 +1,8 @@
+"""A digit classifier in PyTorch Lightning: the Keras-in-R MNIST tutorial as modular parts."""
+
+from lit_mnist.classifier import Classifier
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.model import MLP
+
+__all__ = ["MLP", "Classifier", "MNISTDataModule"]
+__version__ = "0.1.0"

@@ -1,0 +1,164 @@
+"""What a fit shows and leaves: the model's table, a line and a CSV row per epoch, hyperparameters, checkpoints."""
+
+import csv
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_mnist.atomic import write_whole
+
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
+
+def checkpoints(run: Path) -> list[ModelCheckpoint]:
+    """Callbacks that keep best.ckpt, of the epoch with the lowest val/loss, and last.ckpt, of the last epoch."""
+    common: dict[str, Any] = {
+        "dirpath": run / "checkpoints",
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    return [
+        ModelCheckpoint(filename="best", monitor="val/loss", mode="min", auto_insert_metric_name=False, **common),
+        ModelCheckpoint(filename="last", **common),
+    ]
+
+
+class LayerTable(ModelSummary):
+    """Prints a row for each layer of the network: its type, output shape and number of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(max_depth=-1)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        summary = self._summary(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("layer", "type", "output shape", "parameters")
+        table.columns[-1].justify = "right"
+        for name, kind, shape, count in zip(
+            summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True
+        ):
+            if name.startswith("model."):
+                table.add_row(name.removeprefix("model."), kind, f"(B, {shape[-1]})", f"{count:,}" if count else "")
+        table.add_section()
+        table.add_row("total", "", "", f"{summary.total_parameters:,}")
+        Console().print(table)
+
+
+class EpochBar(TQDMProgressBar):
+    """A progress bar per epoch with the metrics of the epoch before; none where the output is no terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=25)
+        if not sys.stdout.isatty():
+            self.disable()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}")
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """None within a fit, where validation takes a moment only."""
+        return super().init_validation_tqdm() if self.trainer.state.fn != "fit" else Tqdm(disable=True)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class SaveConfig(Callback):
+    """Leaves the whole configuration of a fit in its run folder.
+
+    Args:
+        run: Folder for config.yaml.
+        config: The configuration as YAML.
+    """
+
+    def __init__(self, run: Path, config: str) -> None:
+        self.path = run / "config.yaml"
+        self.config = config
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            with write_whole(self.path) as part:
+                part.write_text(self.config)
+
+
+class History(Callback):
+    """Leaves one line on the terminal and one row in metrics.csv for every epoch.
+
+    Args:
+        run: Folder for metrics.csv.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "metrics.csv"
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = {name: trainer.callback_metrics[name].item() for name in METRICS if name in trainer.callback_metrics}
+        seconds = time.perf_counter() - self._started
+        epoch = trainer.current_epoch + 1
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append({"epoch": epoch, **metrics, "lr": lr, "seconds": round(seconds, 3)})
+        if trainer.is_global_zero:
+            text = "  ".join(
+                f"{name.replace('train/', '').replace('/', '_')} {value:.4f}" for name, value in metrics.items()
+            )
+            pl_module.print(f"epoch {epoch:>2}/{trainer.max_epochs}  {text}  {seconds:.1f} s")
+            self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *METRICS, "lr", "seconds"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with write_whole(self.path) as part:
+            part.write_text(text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+class HyperParameters(Callback):
+    """Shows a run's options, the optimizer's included, beside its metrics in TensorBoard's HParams.
+
+    Args:
+        options: Names and values of the options.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        options = self.options | {"max_epochs": trainer.max_epochs}
+        options |= {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
+        # The names alone: TensorBoard takes the values from the curves of the same names.
+        summaries = hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy")))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for summary in summaries:
+                    logger.experiment._get_file_writer().add_summary(summary)

@@ -1,0 +1,155 @@
+"""The training system around the network: loss, metrics and optimizer."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_mnist.model import MLP
+
+# Keras' RMSprop, where torch.optim's defaults are alpha 0.99 and eps 1e-8. Both add eps outside the square root.
+RECIPE: dict[str, dict[str, Any]] = {"RMSprop": {"alpha": 0.9, "eps": 1e-7}}
+
+Batch = tuple[Tensor, Tensor]  # (B, 784) float32 in [0, 1], (B,) int64
+
+
+class Classifier(L.LightningModule):
+    """A digit classifier that Lightning can train, validate, test and predict with.
+
+    Args:
+        hidden_sizes: Width of each hidden layer, each at least 1.
+        dropout: Share of activations dropped after each hidden layer, 0 to below 1: one number for all of them
+            or one per layer.
+        optimizer: Name of a class in torch.optim, such as RMSprop, Adam, SGD, Adagrad, Adadelta, Adamax or NAdam.
+        lr: Learning rate at the start, 0 or above.
+        weight_decay: Weight decay as the optimizer defines it, 0 or above.
+        optimizer_options: Further arguments of the optimizer. RMSprop has alpha 0.9 and eps 1e-7 unless given here;
+            the other optimizers keep PyTorch's defaults.
+        lr_scheduler: Name of a class in torch.optim.lr_scheduler; none keeps the learning rate constant.
+            ReduceLROnPlateau follows val/loss.
+        lr_scheduler_options: Arguments of the scheduler.
+        lr_scheduler_interval: When the scheduler steps, after every epoch or after every training step.
+
+    Raises:
+        ValueError: An argument lies outside its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (256, 128),
+        dropout: float | Sequence[float] = 0.0,
+        optimizer: str = "RMSprop",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer_options: dict[str, Any] | None = None,
+        lr_scheduler: str | None = None,
+        lr_scheduler_options: dict[str, Any] | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"{name}: {value} is not at least 0")
+        self.save_hyperparameters()
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.optimizer_options = optimizer_options or {}
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_options = lr_scheduler_options or {}
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
+        self.example_input_array = torch.zeros(1, 784)
+        for stage in ("train", "val", "test"):
+            self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
+            self.add_module(f"{stage}_accuracy", MulticlassAccuracy(10, average="micro", validate_args=False))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits of a batch: (B, 784) float32 in [0, 1] -> (B, 10) float32."""
+        return cast(Tensor, self.model(pixels))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lit_mnist"] = version("lit_mnist")
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Update the metrics of a stage and return the cross-entropy of each image, (B,) float32."""
+        pixels, labels = batch
+        logits = self.forward(pixels)  # (B, 784) -> (B, 10)
+        losses = F.cross_entropy(logits, labels, reduction="none")  # (B, 10), (B,) -> (B,)
+        getattr(self, f"{stage}_loss").update(losses.detach())
+        getattr(self, f"{stage}_accuracy").update(logits.detach(), labels)
+        return losses
+
+    def _log(self, stage: str) -> None:
+        for metric in ("loss", "accuracy"):
+            name = f"{stage}_{metric}"
+            self.log(f"{stage}/{metric}", getattr(self, name), on_step=False, on_epoch=True, prog_bar=stage != "test")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self._step(batch, "train")
+        if not self.trainer.is_last_batch:
+            return losses.mean()
+        self._log("train")  # one value per epoch, so the other steps need not pay for logging
+        return losses.sum() / self._mean_share(losses)
+
+    def _mean_share(self, losses: Tensor) -> Tensor:
+        """Mean number of images per device: the last batch of an epoch may not divide evenly among them."""
+        share = torch.tensor(float(len(losses)), device=self.device)
+        return self.trainer.strategy.reduce(share, reduce_op="mean") if self.trainer.world_size > 1 else share
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+        self._log("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+        self._log("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities of a batch: (B, 784) float32 -> (B, 10) float32."""
+        pixels, _ = batch
+        return self.forward(pixels).softmax(dim=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and, where one is chosen, the learning-rate scheduler.
+
+        Raises:
+            ValueError: PyTorch has no such class or refuses its options; the message names the argument.
+        """
+        options = {**RECIPE.get(self.optimizer, {}), **self.optimizer_options}
+        if self.weight_decay:
+            options["weight_decay"] = self.weight_decay
+        optimizer = _build(
+            "optimizer", torch.optim, Optimizer, self.optimizer, self.parameters(), lr=self.lr, **options
+        )
+        if self.lr_scheduler is None:
+            return cast(Optimizer, optimizer)
+        scheduler = _build(
+            "lr_scheduler", lr_scheduler, LRScheduler, self.lr_scheduler, optimizer, **self.lr_scheduler_options
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": "val/loss"},
+        }
+
+
+def _build(argument: str, module: ModuleType, base: type, name: str, *args: Any, **kwargs: Any) -> Any:
+    """Instantiate the class of that name in a module of PyTorch; ValueError for a name or options it does not take."""
+    classes = {key: value for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
+    if name not in classes or name == base.__name__:
+        names = ", ".join(sorted(key for key in classes if key != base.__name__ and not key.startswith("_")))
+        raise ValueError(f"{argument}: {name} is not one of {names}")
+    try:
+        return classes[name](*args, **kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"{argument}_options: {name} refuses {kwargs}: {error}") from error

@@ -1,0 +1,234 @@
+"""The command line: LightningCLI over the classifier, the data and the Trainer."""
+
+import contextlib
+import csv
+import inspect
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_mnist import callbacks
+from lit_mnist.atomic import write_whole
+from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
+from lit_mnist.classifier import Classifier
+from lit_mnist.data import DataError, MNISTDataModule
+from lit_mnist.errors import Parser, fail, is_first_process
+from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
+
+GROUPS = {"model": Classifier, "data": MNISTDataModule}
+CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit status 2."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lit_mnist").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the folder of a run that is resumed
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
+    try:
+        CLI(
+            Classifier,
+            MNISTDataModule,
+            parser_class=Parser,
+            trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except (DataError, CheckpointError) as error:
+        fail(str(error))
+    except ValueError as error:
+        argument = str(error).partition(":")[0]
+        for group, component in GROUPS.items():
+            if argument in inspect.signature(component).parameters:
+                fail(f"--{group}.{error}")
+        raise
+
+
+class CLI(LightningCLI):
+    """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
+
+    checkpoint: Path | None = None  # what is resumed or evaluated
+    run: Path | None = None  # where this run leaves its files; none with --trainer.fast_dev_run
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Methods of the Trainer, and their arguments that are no options: CLI's methods give them."""
+        names = ("fit", "validate", "test", "predict")
+        return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in names}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        description = "Train, test and use a digit classifier. See SUBCOMMAND --help for the options of each."
+        return super().init_parser(**{"prog": "lit-mnist", "description": description, **kwargs})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            help="A checkpoint: its path, or best or last for the newest run. fit continues from it (by default a new"
+            " run starts); validate, test and predict evaluate it (by default best).",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line; the options of a checkpoint come first and cannot be contradicted."""
+        args = list(sys.argv[1:] if args is None else args)
+        given = parser.parse_args(args, defaults=False)
+        command, options = given.subcommand, given[given.subcommand]
+        name = options.get("ckpt_path") or (None if command == "fit" else "best")
+        if name:
+            logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
+            self.checkpoint = find_checkpoint(name, logs)
+            saved = read_checkpoint(self.checkpoint)
+            known = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
+            self._refuse_contradictions(command, options, known)
+            run = run_of(self.checkpoint)
+            layer = str(run / "config.yaml") if command == "fit" and run else json.dumps(known)
+            position = args.index(command) + 1
+            args[position:position] = ["--config", layer]
+        self.config = parser.parse_args(args)
+        self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
+
+    def _refuse_contradictions(self, command: str, options: Any, known: dict[str, dict[str, Any]]) -> None:
+        """Raise CheckpointError for an option that differs from the checkpoint's where it cannot."""
+        for group in ("model", "data") if command == "fit" else ("model",):  # other data can be tested on
+            for key, value in options.get(group, {}).items():
+                if key not in CHANGEABLE and plain(value) != plain(known[group].get(key, value)):
+                    raise CheckpointError(
+                        f"--{group}.{key}: {value} contradicts {self.checkpoint}, trained with {known[group][key]}"
+                    )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
+        if self.subcommand == "fit":
+            self.model.configure_optimizers()  # what the optimizer refuses shows before anything starts
+        options = self._get(self.config_init, "trainer")
+        shown: list[Any] = []
+        if options.enable_progress_bar is not False:
+            shown.append(callbacks.EpochBar())
+        if options.enable_model_summary is not False:
+            shown.append(callbacks.LayerTable())
+        if not options.fast_dev_run:
+            self.run = self._choose_run(Path(options.default_root_dir or ".") / LOGS)
+            if options.logger in (None, True):
+                logs = self.run.parent
+                kwargs["logger"] = TensorBoardLogger(logs.parent, logs.name, self.run.name, default_hp_metric=False)
+            if self.subcommand == "fit":
+                config = self.config.fit
+                shown += [
+                    callbacks.SaveConfig(self.run, self._parser("fit").dump(config, skip_none=False)),
+                    callbacks.History(self.run),
+                    callbacks.HyperParameters(
+                        {
+                            **config.data,
+                            **config.model,
+                            "max_epochs": options.max_epochs,
+                            "seed": config.seed_everything,
+                        }
+                    ),
+                ]
+                if options.enable_checkpointing is not False:
+                    shown += callbacks.checkpoints(self.run)
+            else:
+                kwargs["enable_checkpointing"] = False
+                if self.subcommand == "predict":
+                    kwargs["logger"] = False
+        kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
+        kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO()]
+        self.save_config_callback = None  # ours writes into the run folder also where there is no logger
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            self._forget_empty_run()
+            fail(f"--trainer: {error}")
+
+    def _choose_run(self, logs: Path) -> Path:
+        """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
+        if self.checkpoint and (run := run_of(self.checkpoint)):
+            return run
+        return new_run(logs) if is_first_process() else logs / "chosen_by_first_process"
+
+    def _forget_empty_run(self) -> None:
+        if self.run:
+            with contextlib.suppress(OSError):  # not empty
+                self.run.rmdir()
+
+    def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+        """Train, then say which checkpoint is best and how to test it."""
+        try:
+            self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
+        finally:
+            self._forget_empty_run()
+        if not self.run or not self.trainer.is_global_zero:
+            return
+        print_run(self.run)
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+            print(f"best checkpoint  {relative(best.best_model_path)}  (val_loss {best.best_model_score:.4f})")
+            print(f"test it with     python -m lit_mnist test --ckpt_path {relative(best.best_model_path)}")
+
+    def validate(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+        """Evaluate a checkpoint on the validation images."""
+        self.trainer.validate(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+        self._print_metrics("val")
+
+    def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+        """Evaluate a checkpoint on the test images."""
+        self.trainer.test(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+        self._print_metrics("test")
+
+    def _print_metrics(self, stage: str) -> None:
+        if self.trainer.is_global_zero:
+            loss, accuracy = (self.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("loss", "accuracy"))
+            print(f"{stage}_loss {loss:.4f}  {stage}_accuracy {accuracy:.4f}")
+            if self.run:
+                print_run(self.run)
+            print(f"checkpoint       {relative(self.checkpoint or '')}")
+
+    def predict(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+        """Write the digit and its probability for every test image to predictions.csv in the run folder."""
+        if self.trainer.world_size > 1:
+            fail("--trainer.devices: predict runs on one device")
+        batches: Any = self.trainer.predict(model, datamodule, ckpt_path=self.checkpoint)
+        probabilities, digits = torch.cat(batches).max(dim=1)  # (N, 10) -> (N,), (N,)
+        path = (self.run or Path()) / "predictions.csv"
+        with write_whole(path) as part, part.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "digit", "probability"])
+            writer.writerows(zip(range(len(digits)), digits.tolist(), probabilities.tolist(), strict=True))
+        print(f"{len(digits):,} predictions in {relative(path)}")
+
+
+def print_run(run: Path) -> None:
+    """Say where a run's files are and how to see its curves."""
+    print(f"\nrun folder       {relative(run)}")
+    print(f"curves           tensorboard --logdir {relative(run.parent)}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """What the Trainer takes as one, several or None, as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def plain(value: Any) -> Any:
+    """A value in the form in which it compares equal, however it was given."""
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def relative(path: str | Path) -> Path:
+    """A path as short as a person would type it."""
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,85 @@
+"""Batches gathered at once from tensors, in an order that follows from (seed, epoch) and can be resumed."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class BatchSampler:
+    """Indices of the images of each batch; of every batch, each device gets its own share.
+
+    Args:
+        num_samples: Number of images.
+        batch_size: Images in a batch over all devices; the last batch of an epoch may be smaller.
+        shuffle: Draw a new order for every epoch, from seed and epoch alone.
+        seed: Seed of the order.
+        rank: Which of the devices this is.
+        world_size: Number of devices.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.shuffle:
+            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples))
+        else:
+            order = torch.arange(self.num_samples)
+        for batch in order.split(self.batch_size):
+            yield batch[self.rank :: self.world_size]  # (B,) -> (B / world_size,)
+
+
+class BatchLoader:
+    """Yields (images, labels) batch by batch, by indexing the tensors once per batch.
+
+    Args:
+        images: All images, (N, 28, 28) uint8.
+        labels: All labels, (N,) int64.
+        sampler: The indices of each batch.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, sampler: BatchSampler) -> None:
+        self.images = images
+        self.labels = labels
+        self.sampler = sampler
+        self.batch_sampler = None  # as in a DataLoader whose sampler gives whole batches
+        self._position = 0  # batches given out in this epoch
+        self._start = 0  # batches to pass over when the next epoch begins
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start, self._start = self._start, 0
+        for position, indices in enumerate(self.sampler):
+            if position >= start:
+                self._position = position + 1
+                yield self.images[indices], self.labels[indices]  # (B,) -> (B, 28, 28) uint8, (B,) int64
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position within the epoch and the seed of the order, for a checkpoint."""
+        return {"position": self._position, "seed": self.sampler.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at the position of a checkpoint; Lightning calls this before it asks for the first batch."""
+        self.sampler.seed = state["seed"]
+        self._start = state["position"] % len(self)

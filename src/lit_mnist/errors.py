@@ -1,0 +1,52 @@
+"""Bad input in one line: what a user typed, what is wrong with it, what is allowed."""
+
+import difflib
+import re
+import sys
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks for all, also before they have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line what is wrong, once however many processes run, and exit with status 2."""
+    if is_first_process():
+        print(f"lit-mnist: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Parser(LightningArgumentParser):
+    """Reports what it cannot parse in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(explain(message, getattr(ex, "subcommand_parser", None) or self))
+
+
+def explain(message: str, parser: LightningArgumentParser) -> str:
+    """Turn a message of jsonargparse into one that names the option, the value and what is allowed."""
+    options = {action.dest: action for action in parser._actions}
+    if found := re.search(r"nrecognized arguments: (?:--)?([^\s=]*)|does not accept option '([^']*)'", message):
+        name = found[1] or found[2]
+        near = difflib.get_close_matches(name, options, n=1)
+        return f"--{name}: there is no such option; " + (f"did you mean --{near[0]}?" if near else "see --help")
+    if not (found := re.search(r'Parser key "([^"]*)":(.*)', message, re.DOTALL)):
+        return message
+    name, reason = found[1], found[2]
+    value = re.search(r"(?:Got|Given) value: (.*)", reason)
+    hint = getattr(options.get(name), "_typehint", None)
+    return f"--{name}: {value[1]} is not {readable(hint)}" if value and hint else f"--{name}: {reason}"
+
+
+def readable(hint: Any) -> str:
+    """A type hint in words: Literal['a', 'b'] -> 'one of a, b', int -> 'of type int'."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return "of type " + re.sub(r"typing\.|collections\.abc\.|<class '|'>", "", str(hint))
