@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,17 +18,28 @@ from lit_mnist.atomic import write_whole
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
-def checkpoints(run: Path) -> list[ModelCheckpoint]:
-    """Callbacks that keep best.ckpt, of the epoch with the lowest val/loss, and last.ckpt, of the last epoch."""
-    common: dict[str, Any] = {
-        "dirpath": run / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
-    return [
-        ModelCheckpoint(filename="best", monitor="val/loss", mode="min", auto_insert_metric_name=False, **common),
-        ModelCheckpoint(filename="last", **common),
-    ]
+class RunCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that finds its files again in a run folder that was moved.
+
+    Args:
+        run: The run folder; checkpoints go into its folder checkpoints.
+        name: Name of the file without its suffix.
+        monitor: Metric whose lowest value decides; None keeps the last epoch's.
+    """
+
+    def __init__(self, run: Path, name: str, monitor: str | None = None) -> None:
+        super().__init__(
+            dirpath=run / "checkpoints",
+            filename=name,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        if self.best_model_path and self.dirpath:
+            self.best_model_path = str(Path(self.dirpath, Path(self.best_model_path).name))
 
 
 class LayerTable(ModelSummary):
@@ -138,6 +150,28 @@ class History(Callback):
         self.rows = state_dict["rows"]
 
 
+class DivergedError(Exception):
+    """Training has left the numbers; the message is one line that names epoch and step."""
+
+
+class StopOnDivergence(Callback):
+    """Stops as soon as the loss is infinite or not a number.
+
+    On a GPU it looks at every 50th step only, since looking makes the GPU wait; such a loss never recovers.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.device.type != "cpu" and batch_idx % 50 and not trainer.is_last_batch:
+            return
+        if not math.isfinite(outputs["loss"]):
+            raise DivergedError(
+                f"the loss became {outputs['loss'].item()} in epoch {trainer.current_epoch + 1}, step"
+                f" {trainer.global_step}; try a lower --model.lr"
+            )
+
+
 class HyperParameters(Callback):
     """Shows a run's options, the optimizer's included, beside its metrics in TensorBoard's HParams.
 
@@ -153,8 +187,7 @@ class HyperParameters(Callback):
             return
         from torch.utils.tensorboard.summary import hparams
 
-        options = self.options | {"max_epochs": trainer.max_epochs}
-        options |= {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
+        options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
         plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
         # The names alone: TensorBoard takes the values from the curves of the same names.
         summaries = hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy")))

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and read as data that cannot run code."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -27,8 +28,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # first, since torch.save hides why a file cannot be written
+        torch.save(checkpoint, content)
         with write_whole(path) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
 

@@ -5,6 +5,7 @@ import csv
 import inspect
 import json
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkp
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import DataError, MNISTDataModule
 from lit_mnist.errors import Parser, fail, is_first_process
+from lit_mnist.resume import ExactResume, StopOnSignal
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
 
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
@@ -30,7 +32,8 @@ CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do othe
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line and exit status 2."""
+    """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1."""
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))  # rather than a traceback
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.basicConfig(format="%(message)s")
@@ -51,6 +54,8 @@ def main() -> None:
         )
     except (DataError, CheckpointError) as error:
         fail(str(error))
+    except (callbacks.DivergedError, OSError) as error:
+        fail(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error), status=1)
     except ValueError as error:
         argument = str(error).partition(":")[0]
         for group, component in GROUPS.items():
@@ -127,21 +132,7 @@ class CLI(LightningCLI):
                 logs = self.run.parent
                 kwargs["logger"] = TensorBoardLogger(logs.parent, logs.name, self.run.name, default_hp_metric=False)
             if self.subcommand == "fit":
-                config = self.config.fit
-                shown += [
-                    callbacks.SaveConfig(self.run, self._parser("fit").dump(config, skip_none=False)),
-                    callbacks.History(self.run),
-                    callbacks.HyperParameters(
-                        {
-                            **config.data,
-                            **config.model,
-                            "max_epochs": options.max_epochs,
-                            "seed": config.seed_everything,
-                        }
-                    ),
-                ]
-                if options.enable_checkpointing is not False:
-                    shown += callbacks.checkpoints(self.run)
+                shown += self._fit_callbacks(self.run, options)
             else:
                 kwargs["enable_checkpointing"] = False
                 if self.subcommand == "predict":
@@ -154,6 +145,24 @@ class CLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError) as error:
             self._forget_empty_run()
             fail(f"--trainer: {error}")
+
+    def _fit_callbacks(self, run: Path, options: Any) -> list[Any]:
+        config = self.config.fit
+        shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
+        result = [
+            callbacks.SaveConfig(run, self._parser("fit").dump(config, skip_none=False)),
+            callbacks.History(run),
+            callbacks.HyperParameters(shown),
+            callbacks.StopOnDivergence(),
+            ExactResume(),
+        ]
+        if options.enable_checkpointing is not False:
+            result += [
+                StopOnSignal(relative(run / "checkpoints" / "last.ckpt")),
+                callbacks.RunCheckpoint(run, "best", monitor="val/loss"),
+                callbacks.RunCheckpoint(run, "last"),  # after best, so that it knows of it
+            ]
+        return result
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""

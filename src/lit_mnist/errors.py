@@ -14,11 +14,11 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def fail(message: str) -> NoReturn:
-    """Say in one line what is wrong, once however many processes run, and exit with status 2."""
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Say in one line what is wrong, once however many processes run, and exit: 2 for bad input, 1 for bad luck."""
     if is_first_process():
         print(f"lit-mnist: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 class Parser(LightningArgumentParser):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,23 +62,24 @@ class BatchLoader:
         self.sampler = sampler
         self.batch_sampler = None  # as in a DataLoader whose sampler gives whole batches
         self._position = 0  # batches given out in this epoch
-        self._start = 0  # batches to pass over when the next epoch begins
+        self._resume: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        start, self._start = self._start, 0
+        start = self._resume.get("position", 0) if self._resume.get("epoch") == self.sampler.epoch else 0
+        self._resume = {}
         for position, indices in enumerate(self.sampler):
             if position >= start:
                 self._position = position + 1
                 yield self.images[indices], self.labels[indices]  # (B,) -> (B, 28, 28) uint8, (B,) int64
 
-    def state_dict(self) -> dict[str, Any]:
-        """Position within the epoch and the seed of the order, for a checkpoint."""
-        return {"position": self._position, "seed": self.sampler.seed}
+    def state_dict(self) -> dict[str, int]:
+        """Seed, epoch and the position in it, for a checkpoint."""
+        return {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "position": self._position}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the position of a checkpoint; Lightning calls this before it asks for the first batch."""
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at the position of a checkpoint if its epoch comes next; Lightning calls this before iterating."""
         self.sampler.seed = state["seed"]
-        self._start = state["position"] % len(self)
+        self._resume = state
