@@ -7,10 +7,17 @@ from pathlib import Path
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what was written there takes the name of ``path`` when the block ends without error."""
+    """Give a path to write to; what was written there takes the name of ``path`` when the block ends without error.
+
+    Raises:
+        OSError: The file could not be written; a file of that name from before is as it was.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is reported without one
+        raise
     finally:
         part.unlink(missing_ok=True)

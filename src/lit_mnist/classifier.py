@@ -78,6 +78,10 @@ class Classifier(L.LightningModule):
         """Logits of a batch: (B, 784) float32 in [0, 1] -> (B, 10) float32."""
         return cast(Tensor, self.model(pixels))
 
+    def on_fit_start(self) -> None:
+        if self.global_rank > 0:  # so that every device drops other activations
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lit_mnist"] = version("lit_mnist")
 

@@ -5,8 +5,10 @@ import csv
 import inspect
 import json
 import logging
+import re
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from lit_mnist.errors import Parser, fail, is_first_process
 from lit_mnist.resume import ExactResume, StopOnSignal
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
 
+log = logging.getLogger(__name__)
+
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
 
@@ -34,6 +38,7 @@ CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do othe
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1."""
     signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))  # rather than a traceback
+    threading.excepthook = lambda failure: log.warning(f"{failure.exc_value}")  # TensorBoard's writer on a full disk
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.basicConfig(format="%(message)s")
@@ -54,8 +59,15 @@ def main() -> None:
         )
     except (DataError, CheckpointError) as error:
         fail(str(error))
-    except (callbacks.DivergedError, OSError) as error:
-        fail(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error), status=1)
+    except callbacks.DivergedError as error:
+        fail(str(error), status=1)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
+    except RuntimeError as error:
+        if not re.search(r"by peer|gloo|NCCL", str(error)):
+            raise
+        lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
+        fail(lost, status=1, once=False)
     except ValueError as error:
         argument = str(error).partition(":")[0]
         for group, component in GROUPS.items():

@@ -14,9 +14,15 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def fail(message: str, status: int = 2) -> NoReturn:
-    """Say in one line what is wrong, once however many processes run, and exit: 2 for bad input, 1 for bad luck."""
-    if is_first_process():
+def fail(message: str, status: int = 2, once: bool = True) -> NoReturn:
+    """Say in one line what is wrong and exit: with 2 for bad input, 1 for bad luck.
+
+    Args:
+        message: What is wrong and what to do.
+        status: Exit status.
+        once: Leave the line to the first process, however many run.
+    """
+    if is_first_process() or not once:
         print(f"lit-mnist: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
