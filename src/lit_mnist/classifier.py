@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_mnist import fast
 from lit_mnist.model import MLP
 
 # Keras' RMSprop, where torch.optim's defaults are alpha 0.99 and eps 1e-8. Both add eps outside the square root.
@@ -39,6 +40,9 @@ class Classifier(L.LightningModule):
             ReduceLROnPlateau follows val/loss.
         lr_scheduler_options: Arguments of the scheduler.
         lr_scheduler_interval: When the scheduler steps, after every epoch or after every training step.
+        steps_per_execution: Training steps taken in one call of Lightning's loop, at least 1. More than 1 is the fast
+            path: the same weights bit for bit in less time, on one device, without gradient clipping or accumulation.
+            Lightning then counts so many steps as one batch, in --trainer.limit_train_batches, too.
 
     Raises:
         ValueError: An argument lies outside its range; the message names it.
@@ -55,8 +59,11 @@ class Classifier(L.LightningModule):
         lr_scheduler: str | None = None,
         lr_scheduler_options: dict[str, Any] | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        steps_per_execution: int = 1,
     ) -> None:
         super().__init__()
+        if steps_per_execution < 1:
+            raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not value >= 0:
                 raise ValueError(f"{name}: {value} is not at least 0")
@@ -68,6 +75,8 @@ class Classifier(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_options = lr_scheduler_options or {}
         self.lr_scheduler_interval = lr_scheduler_interval
+        self.steps_per_execution = steps_per_execution
+        self.automatic_optimization = steps_per_execution == 1
         self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
         self.example_input_array = torch.zeros(1, 784)
         for stage in ("train", "val", "test"):
@@ -79,6 +88,8 @@ class Classifier(L.LightningModule):
         return cast(Tensor, self.model(pixels))
 
     def on_fit_start(self) -> None:
+        if self.steps_per_execution > 1:
+            fast.refuse_what_does_not_combine(self.trainer, self.steps_per_execution)
         if self.global_rank > 0:  # so that every device drops other activations
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
@@ -99,17 +110,18 @@ class Classifier(L.LightningModule):
             name = f"{stage}_{metric}"
             self.log(f"{stage}/{metric}", getattr(self, name), on_step=False, on_epoch=True, prog_bar=stage != "test")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self._step(batch, "train")
-        if not self.trainer.is_last_batch:
-            return losses.mean()
-        self._log("train")  # one value per epoch, so the other steps need not pay for logging
-        return losses.sum() / self._mean_share(losses)
-
-    def _mean_share(self, losses: Tensor) -> Tensor:
-        """Mean number of images per device: the last batch of an epoch may not divide evenly among them."""
-        share = torch.tensor(float(len(losses)), device=self.device)
-        return self.trainer.strategy.reduce(share, reduce_op="mean") if self.trainer.world_size > 1 else share
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        if isinstance(batch, list):
+            loss = fast.run_steps(self, batch)
+        else:
+            losses = self._step(batch, "train")
+            loss = losses.mean()
+            if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
+                share = torch.tensor(float(len(losses)), device=self.device)
+                loss = losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
+        if self.trainer.is_last_batch:
+            self._log("train")  # one value per epoch, so the other steps need not pay for logging
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
@@ -133,9 +145,11 @@ class Classifier(L.LightningModule):
         options = {**RECIPE.get(self.optimizer, {}), **self.optimizer_options}
         if self.weight_decay:
             options["weight_decay"] = self.weight_decay
-        optimizer = _build(
-            "optimizer", torch.optim, Optimizer, self.optimizer, self.parameters(), lr=self.lr, **options
-        )
+        parameters = self.parameters()
+        if self.steps_per_execution > 1 and self.optimizer == "RMSprop" and options.keys() <= fast.FLAT_OPTIONS:
+            optimizer: Any = fast.FlatRMSprop(parameters, lr=self.lr, **options)
+        else:
+            optimizer = _build("optimizer", torch.optim, Optimizer, self.optimizer, parameters, lr=self.lr, **options)
         if self.lr_scheduler is None:
             return cast(Optimizer, optimizer)
         scheduler = _build(

@@ -59,8 +59,12 @@ def main() -> None:
         )
     except (DataError, CheckpointError) as error:
         fail(str(error))
+    except MisconfigurationException as error:
+        fail(f"--trainer: {error}")
     except callbacks.DivergedError as error:
         fail(str(error), status=1)
+    except BrokenPipeError:  # as when the output goes through head
+        sys.exit(1)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
     except RuntimeError as error:
@@ -149,6 +153,7 @@ class CLI(LightningCLI):
                 kwargs["enable_checkpointing"] = False
                 if self.subcommand == "predict":
                     kwargs["logger"] = False
+        kwargs["profiler"] = options.profiler or callbacks.NoProfiler()
         kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
         kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO()]
         self.save_config_callback = None  # ours writes into the run folder also where there is no logger

@@ -1,5 +1,6 @@
 """Batches gathered at once from tensors, in an order that follows from (seed, epoch) and can be resumed."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -47,6 +48,9 @@ class BatchSampler:
             yield batch[self.rank :: self.world_size]  # (B,) -> (B / world_size,)
 
 
+Batch = tuple[Tensor, Tensor]
+
+
 class BatchLoader:
     """Yields (images, labels) batch by batch, by indexing the tensors once per batch.
 
@@ -54,26 +58,30 @@ class BatchLoader:
         images: All images, (N, 28, 28) uint8.
         labels: All labels, (N,) int64.
         sampler: The indices of each batch.
+        steps: Batches given out together, as a list; 1 gives each on its own.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, sampler: BatchSampler) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, sampler: BatchSampler, steps: int = 1) -> None:
         self.images = images
         self.labels = labels
         self.sampler = sampler
+        self.steps = steps
         self.batch_sampler = None  # as in a DataLoader whose sampler gives whole batches
         self._position = 0  # batches given out in this epoch
         self._resume: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return math.ceil(len(self.sampler) / self.steps)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch | list[Batch]]:
         start = self._resume.get("position", 0) if self._resume.get("epoch") == self.sampler.epoch else 0
         self._resume = {}
-        for position, indices in enumerate(self.sampler):
-            if position >= start:
-                self._position = position + 1
-                yield self.images[indices], self.labels[indices]  # (B,) -> (B, 28, 28) uint8, (B,) int64
+        indices = itertools.islice(self.sampler, start, None)
+        self._position = start
+        while together := list(itertools.islice(indices, self.steps)):
+            self._position += len(together)
+            batches = [(self.images[i], self.labels[i]) for i in together]  # (B,) -> (B, 28, 28) uint8, (B,) int64
+            yield batches if self.steps > 1 else batches[0]
 
     def state_dict(self) -> dict[str, int]:
         """Seed, epoch and the position in it, for a checkpoint."""

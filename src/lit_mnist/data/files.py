@@ -216,8 +216,9 @@ def _download(file: IdxFile, folder: Path) -> None:
             except (OSError, RuntimeError) as error:  # a mirror's fault, unless the disk is full
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                tried.append(f"{url}: {error}")
-                log.info(f"{tried[-1]}; trying the next mirror")
+                reason = getattr(error, "reason", error)
+                tried.append(f"{url}: {getattr(reason, 'strerror', None) or reason}")
+                log.info(f"failed, {tried[-1]}")
     finally:
         socket.setdefaulttimeout(before)
     raise DataError(

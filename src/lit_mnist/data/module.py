@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
@@ -84,11 +84,12 @@ class MNISTDataModule(L.LightningDataModule):
             return load_digits(split)
         return files.load(self.dataset, self.data_dir, split)
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BatchLoader:
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False, steps: int = 1) -> BatchLoader:
         images, labels = self._splits[split]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
-        return BatchLoader(images, labels, BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size))
+        sampler = BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size)
+        return BatchLoader(images, labels, sampler, steps)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of (images (B, 28, 28) uint8, labels (B,) int64).
@@ -99,8 +100,9 @@ class MNISTDataModule(L.LightningDataModule):
         devices = self.trainer.world_size if self.trainer else 1
         if self.batch_size % devices:
             raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
+        steps = getattr(self.trainer and self.trainer.lightning_module, "steps_per_execution", 1)  # as many as it takes
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same batches in every epoch
-        return self._loader("train", self.batch_size, shuffle=not overfit)
+        return self._loader("train", self.batch_size, shuffle=not overfit, steps=steps)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images in file order."""
@@ -112,10 +114,10 @@ class MNISTDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def on_after_batch_transfer(
-        self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Rescale the images of a batch, with or without labels, on the device that computes with them."""
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Rescale on the device that computes: images, (images, labels), or a list of such batches."""
+        if isinstance(batch, list):
+            return [self.on_after_batch_transfer(one, dataloader_idx) for one in batch]
         if isinstance(batch, Tensor):
             return rescale(batch)
         images, labels = batch
