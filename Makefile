@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check soak bench
 
 quickstart: .venv/installed  ## fit and test on small digits that need no download
 	@$(BIN)/python -m lit_mnist fit --config configs/quickstart.yaml
@@ -24,4 +24,15 @@ check: .venv/installed  ## style and types
 	@echo "Installing the pinned versions into .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+soak: .venv/installed  ## kill fits 50 times at random moments and count what survives
+	@$(BIN)/python tests/kills.py --kills 50
+
+bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit against its peers, into benchmarks/results
+	@$(BIN)/python benchmarks/bench.py
+
+benchmarks/.venv-peers/installed: benchmarks/peers.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

@@ -1,4 +1,4 @@
-"""Fit and test configs over several seeds and print mean, standard deviation and n: python benchmarks/seeds.py --help."""
+"""Fit and test configs over several seeds and print mean, standard deviation and n."""
 
 import argparse
 import csv

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ def _isolated() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lit_mnist")]
     levels = [logger.level for logger in loggers]
+    excepthook = threading.excepthook
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -43,6 +45,7 @@ def _isolated() -> Iterator[None]:
         logger.setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    threading.excepthook = excepthook
     os.environ.clear()
     os.environ.update(environ)
 
@@ -142,7 +145,7 @@ def run_cli(*args: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
 def run_command(*command: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a program on one core, without what Lightning may have left in the environment."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
-    environ |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    environ["OMP_NUM_THREADS"] = "1"
     return subprocess.run(
         list(map(str, command)), cwd=cwd, env=environ, capture_output=True, text=True, timeout=300, check=False
     )

@@ -104,17 +104,17 @@ def test_save_config_leaves_the_configuration(digits: MNISTDataModule, quiet: Qu
 class Scripted(Classifier):
     """A classifier whose val/loss comes from a list, one for each epoch."""
 
-    losses: list[float]
+    script: list[float]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", self.losses[self.current_epoch], batch_size=1)
+        self.log("val/loss", self.script[self.current_epoch], batch_size=1)
 
 
 def fit_with_checkpoints(digits: MNISTDataModule, quiet: Quiet, folder: Path, losses: list[float]) -> L.Trainer:
     saved = [callbacks.RunCheckpoint(folder, "best", monitor="val/loss"), callbacks.RunCheckpoint(folder, "last")]
     trainer = quiet(max_epochs=len(losses), limit_train_batches=2, enable_checkpointing=True, callbacks=saved)
     model = Scripted(hidden_sizes=[16])
-    model.losses = losses
+    model.script = losses
     trainer.fit(model, digits)
     return trainer
 

@@ -95,9 +95,7 @@ def test_rmsprop_steps_follow_the_formula(size: float) -> None:
         inside -= 1e-3 * g / np.sqrt(v + 1e-7)
     np.testing.assert_allclose(weight.detach().numpy() - start, w - start, rtol=1e-3, atol=1e-7)
     if size < 1e-3:
-        assert np.abs(inside - start).max() < 0.1 * np.abs(w - start).max(), (
-            "eps inside the square root is another rule"
-        )
+        assert np.abs(inside - start).max() < 0.1 * np.abs(w - start).max(), "eps inside would be another rule"
 
 
 def test_the_loss_is_the_cross_entropy_of_the_softmax_of_the_logits(quiet: Quiet) -> None:
@@ -180,6 +178,30 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: MN
     first, again, other = (fitted(seed, digits, quiet) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.01}, {"optimizer": "Adam"}, {"lr_scheduler": "StepLR"}])
+def test_several_steps_per_execution_give_the_same_bits(
+    digits: MNISTDataModule, quiet: Quiet, options: dict[str, Any]
+) -> None:
+    if "lr_scheduler" in options:
+        options = {**options, "lr_scheduler_options": {"step_size": 5}, "lr_scheduler_interval": "step"}
+    results = []
+    for steps in (1, 7):
+        L.seed_everything(3, verbose=False)
+        model = small(dropout=0.2, steps_per_execution=steps, **options)
+        trainer = quiet(max_epochs=2)
+        trainer.fit(model, digits)
+        results.append((weights(model), trainer.global_step, trainer.callback_metrics))
+    one, seven = results
+    assert torch.equal(one[0], seven[0])
+    assert one[1] == seven[1] == 2 * 36
+    assert {**one[2]} == {**seven[2]}
+
+
+def test_steps_per_execution_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^steps_per_execution: 0 is not at least 1$"):
+        Classifier(steps_per_execution=0)
 
 
 def test_validation_leaves_the_weights_as_they_are(digits: MNISTDataModule, quiet: Quiet) -> None:

@@ -15,11 +15,11 @@ def epoch_order(epoch: int = 0, seed: int = 0, count: int = 1000) -> list[int]:
     return torch.cat(list(sampler)).tolist()
 
 
-def loader(count: int = 100, batch_size: int = 32, shuffle: bool = True, seed: int = 0) -> BatchLoader:
+def loader(count: int = 100, batch_size: int = 32, shuffle: bool = True, seed: int = 0, steps: int = 1) -> BatchLoader:
     """Images whose pixels, and labels which, say the image's number."""
     numbers = torch.arange(count)
     images = numbers.to(torch.uint8)[:, None, None].expand(count, 28, 28)
-    return BatchLoader(images, numbers, BatchSampler(count, batch_size, shuffle, seed))
+    return BatchLoader(images, numbers, BatchSampler(count, batch_size, shuffle, seed), steps)
 
 
 def labels(batches: list[tuple[Tensor, Tensor]]) -> list[list[int]]:
@@ -99,6 +99,13 @@ def test_the_loader_gives_images_with_their_own_labels() -> None:
 
 def test_the_loader_has_as_many_batches_as_it_says() -> None:
     assert len(loader()) == len(list(loader())) == 4
+
+
+def test_several_steps_at_once_hold_the_same_batches() -> None:
+    together = list(loader(steps=3))
+    assert [len(batches) for batches in together] == [3, 1]
+    assert len(loader(steps=3)) == 2
+    assert labels([batch for batches in together for batch in batches]) == labels(list(loader()))
 
 
 def test_set_epoch_reshuffles_the_loader() -> None:

@@ -169,7 +169,7 @@ def test_a_batch_that_does_not_divide_among_the_devices_is_refused(
 ) -> None:
     data = fashion(batch_size=33)
     data.trainer = quiet(devices=2, strategy="ddp")
-    with pytest.raises(ValueError, match="^batch_size: 33 does not divide evenly among 2 devices$"):
+    with pytest.raises(ValueError, match=r"^batch_size: 33 does not divide evenly among 2 devices$"):
         data.train_dataloader()
 
 

@@ -77,6 +77,7 @@ class Classifier(L.LightningModule):
         self.lr_scheduler_interval = lr_scheduler_interval
         self.steps_per_execution = steps_per_execution
         self.automatic_optimization = steps_per_execution == 1
+        self.graphed_step: fast.GraphedStep | None = None
         self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
         self.example_input_array = torch.zeros(1, 784)
         for stage in ("train", "val", "test"):
@@ -96,13 +97,20 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lit_mnist"] = version("lit_mnist")
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Update the metrics of a stage and return the cross-entropy of each image, (B,) float32."""
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each image of a batch, (B,) float32, and its logits, (B, 10) float32."""
         pixels, labels = batch
         logits = self.forward(pixels)  # (B, 784) -> (B, 10)
-        losses = F.cross_entropy(logits, labels, reduction="none")  # (B, 10), (B,) -> (B,)
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+    def count(self, stage: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the metrics of a stage: train, val or test."""
         getattr(self, f"{stage}_loss").update(losses.detach())
         getattr(self, f"{stage}_accuracy").update(logits.detach(), labels)
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        losses, logits = self.losses(batch)
+        self.count(stage, losses, logits, batch[1])
         return losses
 
     def _log(self, stage: str) -> None:

@@ -45,6 +45,7 @@ def main() -> None:
     logging.getLogger("lit_mnist").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the folder of a run that is resumed
+    warnings.filterwarnings("ignore", ".*not supported by the model summary.*")  # a size in MB that is not shown
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
     try:

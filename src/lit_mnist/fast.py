@@ -75,6 +75,18 @@ class FlatRMSprop(RMSprop):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.update()
+        self.count_step()
+        return loss
+
+    def count_step(self) -> None:
+        """Count a step in the state, as torch.optim.RMSprop does."""
+        for param in self._params:
+            self.state[param]["step"] += 1
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the weights and the running averages along the gradients; the step is not counted."""
         group = self.param_groups[0]
         grads = self._grads
         if group["weight_decay"]:
@@ -82,9 +94,51 @@ class FlatRMSprop(RMSprop):
         self._squares.mul_(group["alpha"]).addcmul_(grads, grads, value=1 - group["alpha"])
         torch.sqrt(self._squares, out=self._buffer).add_(group["eps"])
         self._weights.addcdiv_(grads, self._buffer, value=-group["lr"])
-        for param in self._params:
-            self.state[param]["step"] += 1
-        return loss
+
+
+class GraphedStep:
+    """A whole training step recorded as a CUDA graph, replayed for every batch of the same size.
+
+    Args:
+        module: The classifier, on a CUDA device.
+        optimizer: Its optimizer.
+        batch: A batch to record with; recording leaves weights, averages and random state as they are.
+    """
+
+    def __init__(self, module: Classifier, optimizer: FlatRMSprop, batch: Batch) -> None:
+        self._batch = batch[0].clone(), batch[1].clone()
+        self._lr = optimizer.param_groups[0]["lr"]  # recorded as a constant
+        random = torch.cuda.get_rng_state(module.device)
+        stream = torch.cuda.Stream(module.device)
+        stream.wait_stream(torch.cuda.current_stream(module.device))
+        with torch.cuda.stream(stream):  # a warm-up outside the recording, as torch.cuda.graph asks for
+            for _ in range(3):
+                self._backward(module, optimizer)
+        torch.cuda.current_stream(module.device).wait_stream(stream)
+        torch.cuda.set_rng_state(random, module.device)
+        self._graph = torch.cuda.CUDAGraph()
+        torch.clear_autocast_cache()
+        with torch.cuda.graph(self._graph):
+            self._losses, self._logits = self._backward(module, optimizer)
+            optimizer.update()
+        torch.clear_autocast_cache()
+
+    def _backward(self, module: Classifier, optimizer: FlatRMSprop) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()
+        losses, logits = module.losses(self._batch)
+        losses.mean().backward()
+        return losses.detach(), logits.detach()
+
+    def fits(self, optimizer: FlatRMSprop, batch: Batch) -> bool:
+        """Whether the recording holds for a batch: of the same size and at the same learning rate."""
+        return len(batch[1]) == len(self._batch[1]) and optimizer.param_groups[0]["lr"] == self._lr
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Take a step and return losses (B,) and logits (B, 10), valid until the next call."""
+        for static, value in zip(self._batch, batch, strict=True):
+            static.copy_(value)
+        self._graph.replay()
+        return self._losses, self._logits
 
 
 def refuse_what_does_not_combine(trainer: Trainer, steps_per_execution: int) -> None:
@@ -111,21 +165,40 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
     progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress  # what global_step counts
     if trainer.max_steps > -1:
         batches = batches[: trainer.max_steps - trainer.global_step]
-    losses = []
+    graphed = (
+        module.device.type == "cuda"
+        and isinstance(optimizer, FlatRMSprop)
+        and all(config.interval == "epoch" for config in schedulers)  # a recording holds for one learning rate
+    )
+    means = []
     for batch in batches:
-        optimizer.zero_grad()
-        loss = module._step(batch, "train").mean()
-        loss.backward()
-        optimizer.step()
-        torch.clear_autocast_cache()  # it holds the weights of before this step
+        if graphed:
+            losses, logits = _graphed_step(module, optimizer, batch)
+        else:
+            optimizer.zero_grad()
+            losses, logits = module.losses(batch)
+            losses.mean().backward()
+            optimizer.step()
+            torch.clear_autocast_cache()  # it holds the weights of before this step
+        module.count("train", losses, logits, batch[1])
         progress.increment_ready()
         progress.increment_completed()
         for config in schedulers:
             if config.interval == "step":
                 config.scheduler.step()
-        losses.append(loss.detach())
+        means.append(losses.detach().mean())
     if trainer.is_last_batch:
         for config in schedulers:
             if config.interval == "epoch":
                 config.scheduler.step()
-    return torch.stack(losses)
+    return torch.stack(means)
+
+
+def _graphed_step(module: Classifier, optimizer: FlatRMSprop, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Take a step by replay, after recording it anew where batch size or learning rate changed."""
+    step = module.graphed_step
+    if step is None or not step.fits(optimizer, batch):
+        step = module.graphed_step = GraphedStep(module, optimizer, batch)
+    losses, logits = step(batch)
+    optimizer.count_step()
+    return losses, logits

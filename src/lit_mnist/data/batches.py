@@ -19,10 +19,18 @@ class BatchSampler:
         seed: Seed of the order.
         rank: Which of the devices this is.
         world_size: Number of devices.
+        device: Where the indices are used; they move there once per epoch.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        num_samples: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -30,6 +38,7 @@ class BatchSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.device = device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -44,7 +53,7 @@ class BatchSampler:
             order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples))
         else:
             order = torch.arange(self.num_samples)
-        for batch in order.split(self.batch_size):
+        for batch in order.to(self.device).split(self.batch_size):
             yield batch[self.rank :: self.world_size]  # (B,) -> (B / world_size,)
 
 

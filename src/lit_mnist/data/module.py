@@ -86,10 +86,13 @@ class MNISTDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False, steps: int = 1) -> BatchLoader:
         images, labels = self._splits[split]
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
-        sampler = BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size)
-        return BatchLoader(images, labels, sampler, steps)
+        rank, world_size, device = 0, 1, torch.device("cpu")
+        if self.trainer:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
+        sampler = BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size, device)
+        return BatchLoader(images.to(device), labels.to(device), sampler, steps)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of (images (B, 28, 28) uint8, labels (B,) int64).

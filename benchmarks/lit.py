@@ -1,0 +1,51 @@
+"""A fit of the program itself with all it does by default, timed from the first to the last training hook."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+
+from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist.cli import main as lit_mnist
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+class FitTimer(Callback):
+    """Takes the seconds from on_train_start to on_train_end, and the last val loss."""
+
+    result: dict[str, float] = {}  # noqa: RUF012
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        FitTimer.result["fit_seconds"] = time.perf_counter() - self.start
+        FitTimer.result["val_loss"] = trainer.callback_metrics["val/loss"].item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("options", nargs="*", help="further arguments of fit, after --")
+    options = parser.parse_args()
+    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        sys.argv = ["lit-mnist", "fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
+        sys.argv += ["--trainer.callbacks+", f"{__name__}.FitTimer", *options.options]
+        lit_mnist()
+        model = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")
+        trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        (metrics,) = trainer.test(model, MNISTDataModule(), verbose=False)
+        print(json.dumps({**FitTimer.result, "test_accuracy": metrics["test/accuracy"]}))
+
+
+if __name__ == "__main__":
+    main()
