@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -31,6 +32,12 @@ from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
 
 log = logging.getLogger(__name__)
 
+COMMANDS = {
+    "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
+    "validate": "Evaluate a checkpoint on the validation images.",
+    "test": "Evaluate a checkpoint on the test images.",
+    "predict": "Write a checkpoint's answers for the test images to predictions.csv.",
+}
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
 
@@ -90,12 +97,31 @@ class CLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Methods of the Trainer, and their arguments that are no options: CLI's methods give them."""
-        names = ("fit", "validate", "test", "predict")
-        return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in names}
+        return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in COMMANDS}
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        description = "Train, test and use a digit classifier. See SUBCOMMAND --help for the options of each."
-        return super().init_parser(**{"prog": "lit-mnist", "description": description, **kwargs})
+    def setup_parser(self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: Any) -> None:
+        main_kwargs |= {"prog": "lit-mnist", "description": "Train, test and use a digit classifier."}
+        subparser_kwargs |= {
+            name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()
+        }
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        subcommands: Any = self.parser._subcommands_action
+        for action in subcommands._choices_actions:
+            action.help = COMMANDS[action.dest]  # in place of the docstrings of the Trainer's methods
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=NonNegativeInt | bool,
+            default=self.seed_everything_default,
+            help="Seed of initialisation, sample order and dropout.",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for group, component in GROUPS.items():  # first what is particular, then the Trainer's many
+            parser.add_lightning_class_args(component, group)
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
