@@ -136,7 +136,7 @@ def test_train_metrics_are_averages_over_the_batches_while_the_weights_move(
     with torch.no_grad():
         batches = digits.train_dataloader()
         final = F.cross_entropy(model(batches.images.flatten(1) / 255), batches.labels).item()
-    assert trainer.callback_metrics["train/loss"].item() > 1.2 * final
+    assert trainer.callback_metrics["train/loss"].item() > 1.1 * final
 
 
 def test_dropout_is_active_in_train_metrics_and_not_in_validation(digits: MNISTDataModule, quiet: Quiet) -> None:

@@ -86,6 +86,16 @@ def test_a_fit_from_the_saved_configuration_gives_the_same_bits(trained: Trained
         assert {**again, "seconds": 0} == {**first, "seconds": 0}
 
 
+def test_a_continued_run_goes_on_in_its_folder_with_its_configuration(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    done = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert (done.status, done.err) == (0, "")
+    assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
+    assert [row["epoch"] for row in history(own_run)] == [1, 2, 3]
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    assert (config["trainer"]["max_epochs"], config["seed_everything"], config["ckpt_path"]) == (3, 7, None)
+    assert config["model"]["hidden_sizes"] == [32, 16]
+
+
 def test_another_seed_gives_other_weights(cli: Cli, tmp_path: Path) -> None:
     for seed in (1, 2):
         assert cli("fit", *SHORT, "--trainer.max_epochs", 1, "--seed_everything", seed).status == 0
@@ -102,7 +112,8 @@ def test_two_runs_never_share_a_folder(cli: Cli, tmp_path: Path, logger: str) ->
     assert sorted(path.name for path in logs.iterdir()) == ["version_0", "version_1"]
     for number, lr in enumerate((0.01, 0.02)):
         run = logs / f"version_{number}"
-        assert yaml.safe_load((run / "config.yaml").read_text())["model"]["lr"] == lr
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert (config["model"]["lr"], config["seed_everything"]) == (lr, 0)
         assert [row["lr"] for row in history(run)] == [lr]
         assert checkpoint(run, "best")["hyper_parameters"]["lr"] == lr
         assert bool(list(run.glob("events*"))) == (logger == "true")

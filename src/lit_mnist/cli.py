@@ -27,6 +27,7 @@ from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkp
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import DataError, MNISTDataModule
 from lit_mnist.errors import Parser, fail, is_first_process
+from lit_mnist.fast import refuse_what_does_not_combine
 from lit_mnist.resume import ExactResume, StopOnSignal
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
 
@@ -53,6 +54,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the folder of a run that is resumed
     warnings.filterwarnings("ignore", ".*not supported by the model summary.*")  # a size in MB that is not shown
+    warnings.filterwarnings("ignore", ".*no pre-optimization state.*")  # a checkpoint is of after its step, as ever
+    warnings.filterwarnings("ignore", ".*contains the key.*monitor.*")  # the fast path steps schedulers itself
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
     try:
@@ -194,7 +197,7 @@ class CLI(LightningCLI):
         config = self.config.fit
         shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
         result = [
-            callbacks.SaveConfig(run, self._parser("fit").dump(config, skip_none=False)),
+            callbacks.SaveConfig(run, self._parser("fit").dump(config, skip_unset=False)),
             callbacks.History(run),
             callbacks.HyperParameters(shown),
             callbacks.StopOnDivergence(),
@@ -222,6 +225,8 @@ class CLI(LightningCLI):
     def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         try:
+            if model.steps_per_execution > 1:  # before there are several processes
+                refuse_what_does_not_combine(self.trainer, model.steps_per_execution)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
         finally:
             self._forget_empty_run()

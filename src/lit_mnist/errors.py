@@ -55,4 +55,5 @@ def readable(hint: Any) -> str:
     """A type hint in words: Literal['a', 'b'] -> 'one of a, b', int -> 'of type int'."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
-    return "of type " + re.sub(r"typing\.|collections\.abc\.|<class '|'>", "", str(hint))
+    words = str(hint).replace("jsonargparse.NonNegativeInt", "int of 0 or above")
+    return "of type " + re.sub(r"typing\.|collections\.abc\.|<class '|'>", "", words)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.optim import RMSprop
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -161,7 +162,9 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
     """
     trainer = module.trainer
     optimizer: Any = module.optimizers(use_pl_optimizer=False)
-    schedulers: list[Any] = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
+    schedulers: list[Any] = [
+        config for config in trainer.lr_scheduler_configs if not isinstance(config.scheduler, ReduceLROnPlateau)
+    ]
     progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress  # what global_step counts
     if trainer.max_steps > -1:
         batches = batches[: trainer.max_steps - trainer.global_step]

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from lit_mnist.checkpoint import CheckpointError
@@ -27,7 +28,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
-        self._plateaus: list[Any] = []
+        self._plateaus: list[ReduceLROnPlateau] = []
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         progress: Any = trainer.fit_loop.epoch_progress.current
@@ -55,8 +56,8 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.interval == "epoch":
-                self._plateaus.append(config)
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                self._plateaus.append(config.scheduler)
                 config.frequency = sys.maxsize  # never, for Lightning
         if self._saved is None:
             return
@@ -75,9 +76,9 @@ class ExactResume(Callback):
                     setattr(metric, state, value.to(metric.device))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for config in self._plateaus:
-            if config.monitor in trainer.callback_metrics:
-                config.scheduler.step(trainer.callback_metrics[config.monitor])
+        for scheduler in self._plateaus:
+            if "val/loss" in trainer.callback_metrics:
+                scheduler.step(trainer.callback_metrics["val/loss"])
 
 
 def _metrics(module: L.LightningModule) -> list[tuple[str, Metric]]:

@@ -1,0 +1,95 @@
+"""How cost grows: seconds per epoch and peak memory against samples, batch size, hidden width and devices."""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SAMPLES = (12_000, 24_000, 48_000, 96_000, 192_000, 480_000)
+BATCH_SIZES = (32, 128, 512, 2048, 8192)
+WIDTHS = (64, 256, 1024, 4096)
+DEVICES = (1, 2)
+
+
+def one(samples: int, batch_size: int, width: int, devices: int) -> None:
+    """Fit two epochs of noise in this process and print the seconds of the second and the peak memory."""
+    import lightning.pytorch as L
+    import torch
+    from lightning.pytorch.callbacks import Callback
+
+    from lit_mnist import Classifier, MNISTDataModule
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    class Clock(Callback):
+        def on_train_epoch_start(self, *_: object) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_epoch_end(self, *_: object) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    class Noise(MNISTDataModule):
+        def setup(self, stage: str | None = None) -> None:
+            if not self._splits:
+                images = torch.randint(0, 256, (samples + 2000, 28, 28), dtype=torch.uint8)
+                labels = torch.randint(0, 10, (samples + 2000,))
+                self._splits = {"train": (images[2000:], labels[2000:]), "val": (images[:2000], labels[:2000])}
+
+    clock = Clock()
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[clock],
+    )
+    trainer.fit(Classifier(hidden_sizes=(width, 128)), Noise(batch_size=batch_size))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if trainer.is_global_zero:
+        print(
+            json.dumps(
+                {"seconds_per_epoch": clock.seconds, "peak_mb": peak / 1024, "over_import_mb": (peak - before) / 1024}
+            )
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", type=int, nargs=4, metavar=("SAMPLES", "BATCH_SIZE", "WIDTH", "DEVICES"))
+    options = parser.parse_args()
+    if options.one:
+        return one(*options.one)
+    cases = {
+        *((samples, 128, 256, 1) for samples in SAMPLES),
+        *((48_000, batch_size, 256, 1) for batch_size in BATCH_SIZES),
+        *((48_000, 128, width, 1) for width in WIDTHS),
+        *((48_000, 128, 256, devices) for devices in DEVICES),
+    }
+    path = HERE / "results" / f"{datetime.date.today().isoformat()}-scale.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["samples", "batch_size", "width", "devices", "seconds_per_epoch", "peak_mb", "over_import_mb"])
+        for case in sorted(cases):
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"} if case[3] > 1 else {**os.environ}
+            command = [sys.executable, __file__, "--one", *map(str, case)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            figures = json.loads(output.strip().splitlines()[-1])
+            row = [*case, *(round(value, 3) for value in figures.values())]
+            writer.writerow(row)
+            print(*row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
