@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import http.server
 import logging
-import os
 import socket
 import struct
 import sys
@@ -155,7 +154,7 @@ def load(folder: Path, known: list[tuple[str, str]], mirrors: list[str], log: Pa
         again: Delete the unpacked files and start over, for ever.
     """
     if log:
-        os.dup2(log.open("w").fileno(), 2)
+        sys.stderr = log.open("w")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     FashionMNIST.resources, FashionMNIST.mirrors = known, mirrors
     while True:

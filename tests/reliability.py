@@ -108,7 +108,7 @@ def assert_one_line(done: Ended, *words: str, status: int = 2) -> None:
     assert done.err.count("\n") == 1, done.err
     assert "Traceback" not in done.out
     for word in words:
-        assert word in done.err
+        assert word in done.err, done.err
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:

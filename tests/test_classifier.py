@@ -81,7 +81,7 @@ def test_the_optimizer_is_the_recipes_rmsprop() -> None:
 @pytest.mark.parametrize("size", [1.0, 1e-7])
 def test_rmsprop_steps_follow_the_formula(size: float) -> None:
     model = small()
-    weight = model.model[0].weight
+    weight = model.model.layers[0].weight
     optimizer = optimizer_of(model)
     w = weight.detach().double().numpy().copy()
     start, v, inside = w.copy(), np.zeros_like(w), w.copy()
@@ -113,8 +113,8 @@ def test_the_loss_is_the_cross_entropy_of_the_softmax_of_the_logits(quiet: Quiet
 
 def test_accuracy_is_the_share_of_all_samples(quiet: Quiet) -> None:
     model = small()
-    torch.nn.init.zeros_(model.model[-1].weight)
-    model.model[-1].bias.data[0] = 1
+    torch.nn.init.zeros_(model.model.layers[-1].weight)
+    model.model.layers[-1].bias.data[0] = 1
     labels = torch.tensor([0] * 9 + [1])
     (metrics,) = quiet().test(model, DataLoader(TensorDataset(torch.rand(10, 784), labels), 4), verbose=False)
     macro = np.mean([1.0, 0.0])

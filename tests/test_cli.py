@@ -109,7 +109,6 @@ def test_a_batch_that_does_not_divide_among_the_devices_fails_in_one_line(
     assert "Traceback" not in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="src/lit_mnist/data/module.py: asks only once the run folder is filled")
 def test_a_batch_that_does_not_divide_among_the_devices_leaves_no_run(
     indivisible: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -212,7 +211,6 @@ def test_a_malformed_configuration_fails_in_one_line(cli: Cli, tmp_path: Path, c
     assert files(tmp_path) == {tmp_path / "my.yaml"}
 
 
-@pytest.mark.xfail(strict=True, reason="src/lit_mnist/errors.py: explain passes jsonargparse's message on as it is")
 @pytest.mark.parametrize("content", ["model: [unclosed", "just words"])
 def test_a_malformed_configuration_is_named(cli: Cli, tmp_path: Path, content: str) -> None:
     (tmp_path / "my.yaml").write_text(content)

@@ -13,11 +13,11 @@ from lit_mnist import MLP, model
 
 
 def linears(network: MLP) -> list[nn.Linear]:
-    return [layer for layer in network if isinstance(layer, nn.Linear)]
+    return [layer for layer in network.layers if isinstance(layer, nn.Linear)]
 
 
 def kinds(network: MLP) -> list[str]:
-    return [type(layer).__name__ for layer in network]
+    return [type(layer).__name__ for layer in network.layers]
 
 
 def test_the_layers_are_the_recipes() -> None:
@@ -33,11 +33,11 @@ def test_the_layers_are_the_recipes() -> None:
 def test_dropout_follows_each_hidden_activation() -> None:
     network = MLP(dropout=(0.4, 0.3))
     assert kinds(network) == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
-    assert [layer.p for layer in network if isinstance(layer, nn.Dropout)] == [0.4, 0.3]
+    assert [layer.p for layer in network.layers if isinstance(layer, nn.Dropout)] == [0.4, 0.3]
 
 
 def test_one_dropout_share_holds_for_all_hidden_layers() -> None:
-    assert [layer.p for layer in MLP(dropout=0.2) if isinstance(layer, nn.Dropout)] == [0.2, 0.2]
+    assert [layer.p for layer in MLP(dropout=0.2).layers if isinstance(layer, nn.Dropout)] == [0.2, 0.2]
 
 
 def test_a_dropout_of_zero_adds_no_layer() -> None:
@@ -69,7 +69,7 @@ def test_biases_start_at_zero() -> None:
 def test_the_torch_seed_decides_the_start() -> None:
     def start(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return MLP()[0].weight
+        return MLP().layers[0].weight
 
     assert torch.equal(start(1), start(1))
     assert not torch.equal(start(1), start(2))
@@ -91,8 +91,8 @@ def test_the_logits_equal_those_computed_by_hand() -> None:
 
 def test_dropout_drops_its_share_in_training_and_none_in_evaluation() -> None:
     network = MLP(in_features=4, hidden_sizes=[4000], dropout=0.4)
-    nn.init.constant_(network[0].weight, 0.25)
-    hidden = nn.Sequential(*list(network)[:3])
+    nn.init.constant_(network.layers[0].weight, 0.25)
+    hidden = network.layers[:3]
     dropped = hidden.train()(torch.ones(1, 4))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.4, abs=0.05)
     torch.testing.assert_close(dropped[dropped != 0], torch.full_like(dropped[dropped != 0], 1 / 0.6))

@@ -75,8 +75,10 @@ class LayerTable(ModelSummary):
         for name, kind, shape, count in zip(
             summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True
         ):
-            if name.startswith("model."):
-                table.add_row(name.removeprefix("model."), kind, f"(B, {shape[-1]})", f"{count:,}" if count else "")
+            if name.startswith("model.layers."):
+                table.add_row(
+                    name.removeprefix("model.layers."), kind, f"(B, {shape[-1]})", f"{count:,}" if count else ""
+                )
         table.add_section()
         table.add_row("total", "", "", f"{summary.total_parameters:,}")
         Console().print(table)
@@ -133,16 +135,17 @@ class History(Callback):
         self.path = run / "metrics.csv"
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
+        self._lr = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # a scheduler steps before the epoch ends
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = {name: trainer.callback_metrics[name].item() for name in METRICS if name in trainer.callback_metrics}
         seconds = time.perf_counter() - self._started
         epoch = trainer.current_epoch + 1
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": epoch, **metrics, "lr": lr, "seconds": round(seconds, 3)})
+        self.rows.append({"epoch": epoch, **metrics, "lr": self._lr, "seconds": round(seconds, 3)})
         if trainer.is_global_zero:
             text = "  ".join(
                 f"{name.replace('train/', '').replace('/', '_')} {value:.4f}" for name, value in metrics.items()
@@ -159,10 +162,12 @@ class History(Callback):
             part.write_text(text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "lr": self._lr, "seconds": time.perf_counter() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self._lr = state_dict["lr"]  # inside an epoch, its start does not come again
+        self._started = time.perf_counter() - state_dict["seconds"]
 
 
 class DivergedError(Exception):

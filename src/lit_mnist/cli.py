@@ -107,6 +107,8 @@ class CLI(LightningCLI):
         subparser_kwargs |= {
             name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()
         }
+        for kwargs in (main_kwargs, *subparser_kwargs.values()):
+            kwargs["allow_abbrev"] = False
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         subcommands: Any = self.parser._subcommands_action
         for action in subcommands._choices_actions:
@@ -225,7 +227,8 @@ class CLI(LightningCLI):
     def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         try:
-            if model.steps_per_execution > 1:  # before there are several processes
+            datamodule.refuse_uneven_shares(self.trainer.world_size)  # before there are several processes
+            if model.steps_per_execution > 1:
                 refuse_what_does_not_combine(self.trainer, model.steps_per_execution)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
         finally:

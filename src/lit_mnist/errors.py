@@ -3,6 +3,7 @@
 import difflib
 import re
 import sys
+from itertools import pairwise
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -33,6 +34,9 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
+        if message.startswith(("Problems parsing config", "Unexpected config")):
+            files = [file for option, file in pairwise(sys.argv) if option in ("-c", "--config")]
+            message = f"--config: {', '.join(files)}: {message}"
         fail(explain(message, getattr(ex, "subcommand_parser", None) or self))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Fully connected layers with ReLU and optional dropout between them; the last layer gives the logits.
 
     Weights start Glorot uniform and biases at zero, as in Keras; PyTorch's own start is another.
@@ -38,21 +38,20 @@ class MLP(nn.Sequential):
         if len(shares) != len(hidden_sizes):
             raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
 
+        super().__init__()
         layers: list[nn.Module] = []
         for size, share in zip(hidden_sizes, shares, strict=True):
             layers += [nn.Linear(in_features, size), nn.ReLU()]
             if share > 0:
                 layers.append(nn.Dropout(share))
             in_features = size
-        super().__init__(*layers, nn.Linear(in_features, num_classes))
+        self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
-        for layer in self:
+        for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of a batch: (B, in_features) float32 in [0, 1] -> (B, num_classes) float32."""
-        for layer in self:
-            pixels = layer(pixels)
-        return pixels
+        return self.layers(pixels)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -213,7 +214,7 @@ def _download(file: IdxFile, folder: Path) -> None:
                 with _whole(folder / archive) as part:
                     download_url(url, part.parent, filename=archive, md5=file.md5)
                 return
-            except (OSError, RuntimeError) as error:  # a mirror's fault, unless the disk is full
+            except (OSError, RuntimeError, HTTPException) as error:  # a mirror's fault, unless the disk is full
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 reason = getattr(error, "reason", error)

@@ -94,15 +94,18 @@ class MNISTDataModule(L.LightningDataModule):
         sampler = BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size, device)
         return BatchLoader(images.to(device), labels.to(device), sampler, steps)
 
+    def refuse_uneven_shares(self, devices: int) -> None:
+        """Raise ValueError where a number of devices does not divide batch_size."""
+        if self.batch_size % devices:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
+
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of (images (B, 28, 28) uint8, labels (B,) int64).
 
         Raises:
             ValueError: The number of devices does not divide batch_size.
         """
-        devices = self.trainer.world_size if self.trainer else 1
-        if self.batch_size % devices:
-            raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
+        self.refuse_uneven_shares(self.trainer.world_size if self.trainer else 1)
         steps = getattr(self.trainer and self.trainer.lightning_module, "steps_per_execution", 1)  # as many as it takes
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same batches in every epoch
         return self._loader("train", self.batch_size, shuffle=not overfit, steps=steps)
