@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -26,6 +27,13 @@ FRESH.set_forkserver_preload(["lit_mnist.cli", "tensorboard"])
 DIGITS = ("fit", "--data.dataset", "digits", "--model.dropout", "[0.4,0.3]", "--trainer.accelerator", "cpu")
 RUN = Path("lightning_logs/version_0")
 CHECKPOINTS = RUN / "checkpoints"
+
+KNOWN_COMPLAINTS = re.compile(
+    r"^.*The dirpath has changed.*\n"  # Lightning's own ModelCheckpoint, in a run that was moved
+    r"|^.*Using ModelCheckpoint with manual optimization(.*\n)*? +optimizer.step\(\)\n"  # with several steps at once
+    r"|^terminate called without an active exception\n",  # gloo, now and then, as a process ends
+    re.MULTILINE,
+)
 
 
 @dataclass
@@ -81,9 +89,14 @@ def ended(status: int | None, folder: Path) -> Ended:
 
 
 def fit(folder: Path, *args: Any, **options: Any) -> Path:
-    """Run a command that succeeds and says nothing but what it should; returns the first run folder."""
-    done = run(folder, *args, **options)
-    assert (done.status, done.err) == (0, ""), done.err
+    """Run a command that succeeds without a complaint; returns the first run folder."""
+    return assert_fitted(folder, run(folder, *args, **options))
+
+
+def assert_fitted(folder: Path, done: Ended) -> Path:
+    """The command succeeded without a complaint; returns the first run folder."""
+    assert done.status == 0, done.err
+    assert KNOWN_COMPLAINTS.sub("", done.err) == "", done.err
     return folder / RUN
 
 
@@ -128,17 +141,22 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def content(checkpoint: Path) -> Any:
-    """All of a checkpoint but the times in it; paths as they are within the run's folder."""
-    folder = str(checkpoint.parent.parent)
-    return _plain(torch.load(checkpoint, weights_only=True), folder)
+    """All of a checkpoint but times, the state of Lightning's own ModelCheckpoints and the folders of other files."""
+    saved = torch.load(checkpoint, weights_only=True)
+    callbacks = saved.get("callbacks", {})
+    saved["callbacks"] = {key: state for key, state in callbacks.items() if not key.startswith("ModelCheckpoint")}
+    return _plain(saved)
 
 
-def _plain(value: Any, folder: str) -> Any:
+UNLIKE = {"seconds", "dirpath", "current_score"}  # the last is of the epoch before, and nothing reads it
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_plain(key, folder): _plain(item, folder) for key, item in value.items() if key != "seconds"}
+        return {_plain(key): _plain(item) for key, item in value.items() if key not in UNLIKE}
     if isinstance(value, list | tuple):
-        return [_plain(item, folder) for item in value]
-    return value.replace(folder, "") if isinstance(value, str) else value
+        return [_plain(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.endswith(".ckpt") else value
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -146,9 +164,9 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [key for key in (*a, *b) if key not in a or key not in b]
         common = [key for key in a if key in b]
-        return [f"{where}/{key}" for key in keys] + sum((differences(a[k], b[k], f"{where}/{k}") for k in common), [])
+        return [f"{where}/{key}" for key in keys] + [x for k in common for x in differences(a[k], b[k], f"{where}/{k}")]
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return sum((differences(*pair, f"{where}/{i}") for i, pair in enumerate(zip(a, b, strict=True))), [])
+        return [x for i, pair in enumerate(zip(a, b, strict=True)) for x in differences(*pair, f"{where}/{i}")]
     same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
     return [] if same else [f"{where}: {a} != {b}"[:200]]
 
@@ -157,8 +175,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     """Two runs left the same weights, optimizer state, progress and random state, and the same metrics."""
     for name in ("last", "best"):
         path = f"checkpoints/{name}.ckpt"
-        assert differences(content(a / path), content(b / path)) == []
-    assert rows(a) == rows(b) != []
+        found = differences(content(a / path), content(b / path))
+        assert not found, found
+    assert rows(a) == rows(b) != [], (rows(a), rows(b))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import gzip
 import logging
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +14,12 @@ import pytest
 import torch
 from conftest import run_cli
 from mirrors import Mirror
-from reliability import FRESH, Ended, assert_one_line, fill, small_disk, wait_for
+from reliability import FRESH, Ended, assert_one_line, small_disk, wait_for
 from torchvision.datasets import FashionMNIST
 
 from lit_mnist.data import DataError, files
 
 ONE_LINE = r"\A[^\n]+\Z"
-NOT_CAUGHT = pytest.mark.xfail(strict=True, reason="src/lit_mnist/data/files.py: _download lets HTTPException through")
 Damage = Callable[[bytes], bytes]
 
 DAMAGES: dict[str, Damage] = {
@@ -128,7 +126,7 @@ def test_a_damaged_file_in_a_folder_that_cannot_be_written_is_named_in_one_line(
 def test_a_damaged_file_in_a_folder_that_cannot_be_written_gives_way_to_its_archive(
     raw: Path, contents: dict[str, bytes], archives: dict[str, bytes]
 ) -> None:
-    write(raw, archives | {name: b"" for name in contents})
+    write(raw, archives | dict.fromkeys(contents, b""))
     raw.chmod(0o555)
     assert_right(load(raw), contents)
 
@@ -246,9 +244,9 @@ def test_the_command_line_trains_on_no_damaged_file(mnist_raw: Path, tmp_path: P
     [
         mirrors.not_found,
         mirrors.short_body,
-        pytest.param(mirrors.short_chunks, marks=NOT_CAUGHT),
+        mirrors.short_chunks,
         mirrors.wrong_content,
-        pytest.param(mirrors.no_http, marks=NOT_CAUGHT),
+        mirrors.no_http,
         mirrors.no_answer,
         mirrors.stalls,
     ],

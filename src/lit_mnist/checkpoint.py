@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lit_mnist.atomic import write_whole
+
+NEEDED = {"state_dict", "hyper_parameters", "datamodule_hyper_parameters", "loops", "global_step"}
 
 
 class CheckpointError(Exception):
@@ -55,12 +58,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or zipfile.is_zipfile(path):
+    except Exception as error:  # whatever PyTorch makes of a file that is no checkpoint
+        if isinstance(error, pickle.UnpicklingError) and (zipfile.is_zipfile(path) or _is_pickle(path)):
             raise CheckpointError(f"{path}: holds code or objects other than plain data, and is not loaded") from error
-        raise CheckpointError(f"{path}: is damaged or no checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint") from error
     if not isinstance(checkpoint, dict) or "lit_mnist" not in checkpoint:
         raise CheckpointError(f"{path}: is a checkpoint of another program, not one that lit_mnist wrote")
+    if missing := NEEDED - checkpoint.keys():
+        raise CheckpointError(f"{path}: lacks {', '.join(sorted(missing))}")
     return checkpoint
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file reads as a pickle; it is only looked through, nothing in it runs."""
+    try:
+        return bool(list(pickletools.genops(path.read_bytes())))
+    except Exception:
+        return False

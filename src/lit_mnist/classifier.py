@@ -48,6 +48,9 @@ class Classifier(L.LightningModule):
         ValueError: An argument lies outside its range; the message names it.
     """
 
+    train_loss: MeanMetric
+    train_accuracy: MulticlassAccuracy
+
     def __init__(
         self,
         hidden_sizes: Sequence[int] = (256, 128),

@@ -46,6 +46,7 @@ CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do othe
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1."""
     signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))  # rather than a traceback
+    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
     threading.excepthook = lambda failure: log.warning(f"{failure.exc_value}")  # TensorBoard's writer on a full disk
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
@@ -79,6 +80,8 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
     except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            fail("the checkpoint's weights do not fit the options that it holds")
         if not re.search(r"by peer|gloo|NCCL", str(error)):
             raise
         lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
@@ -95,6 +98,7 @@ class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
     checkpoint: Path | None = None  # what is resumed or evaluated
+    resumed_step: int | None = None  # what a killed fit logged from here on is logged again
     run: Path | None = None  # where this run leaves its files; none with --trainer.fast_dev_run
 
     @staticmethod
@@ -146,6 +150,7 @@ class CLI(LightningCLI):
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
             self.checkpoint = find_checkpoint(name, logs)
             saved = read_checkpoint(self.checkpoint)
+            self.resumed_step = saved["global_step"] if command == "fit" else None
             known = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
             self._refuse_contradictions(command, options, known)
             run = run_of(self.checkpoint)
@@ -178,7 +183,9 @@ class CLI(LightningCLI):
             self.run = self._choose_run(Path(options.default_root_dir or ".") / LOGS)
             if options.logger in (None, True):
                 logs = self.run.parent
-                kwargs["logger"] = TensorBoardLogger(logs.parent, logs.name, self.run.name, default_hp_metric=False)
+                kwargs["logger"] = TensorBoardLogger(
+                    logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=self.resumed_step
+                )
             if self.subcommand == "fit":
                 shown += self._fit_callbacks(self.run, options)
             else:
@@ -217,7 +224,7 @@ class CLI(LightningCLI):
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
         if self.checkpoint and (run := run_of(self.checkpoint)):
             return run
-        return new_run(logs) if is_first_process() else logs / "chosen_by_first_process"
+        return (new_run(logs) if is_first_process() else logs / "chosen_by_first_process").resolve()
 
     def _forget_empty_run(self) -> None:
         if self.run:

@@ -42,6 +42,7 @@ class FlatRMSprop(RMSprop):
         self._squares = torch.zeros_like(self._weights)
         self._buffer = torch.zeros_like(self._weights)
         self._grad_views = self._views(self._grads)
+        self._steps = 0  # in the state only when that is asked for
         for param, weight, square in zip(
             self._params, self._views(self._weights), self._views(self._squares), strict=True
         ):
@@ -60,8 +61,15 @@ class FlatRMSprop(RMSprop):
         """Continue from the state of this or of torch.optim.RMSprop."""
         super().load_state_dict(state_dict)
         self._squares.copy_(self._flatten([self.state[param]["square_avg"] for param in self._params]))
+        self._steps = int(self.state[self._params[0]]["step"])
         for param, square in zip(self._params, self._views(self._squares), strict=True):
             self.state[param]["square_avg"] = square
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in the form that torch.optim.RMSprop has it."""
+        for param in self._params:
+            self.state[param]["step"] = torch.tensor(float(self._steps))
+        return super().state_dict()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to zero; they are views of one buffer again, whatever ``set_to_none`` says."""
@@ -82,8 +90,7 @@ class FlatRMSprop(RMSprop):
 
     def count_step(self) -> None:
         """Count a step in the state, as torch.optim.RMSprop does."""
-        for param in self._params:
-            self.state[param]["step"] += 1
+        self._steps += 1
 
     @torch.no_grad()
     def update(self) -> None:
@@ -173,7 +180,7 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
         and isinstance(optimizer, FlatRMSprop)
         and all(config.interval == "epoch" for config in schedulers)  # a recording holds for one learning rate
     )
-    means = []
+    means, answers = [], []
     for batch in batches:
         if graphed:
             losses, logits = _graphed_step(module, optimizer, batch)
@@ -183,13 +190,15 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
             losses.mean().backward()
             optimizer.step()
             torch.clear_autocast_cache()  # it holds the weights of before this step
-        module.count("train", losses, logits, batch[1])
+        module.train_loss.update(losses.detach())  # step by step, since sums round
+        answers.append(logits.detach().argmax(1))
         progress.increment_ready()
         progress.increment_completed()
         for config in schedulers:
             if config.interval == "step":
                 config.scheduler.step()
         means.append(losses.detach().mean())
+    module.train_accuracy.update(torch.cat(answers), torch.cat([labels for _, labels in batches]))
     if trainer.is_last_batch:
         for config in schedulers:
             if config.interval == "epoch":

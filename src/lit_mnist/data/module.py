@@ -125,14 +125,19 @@ class MNISTDataModule(L.LightningDataModule):
         if isinstance(batch, list):
             return [self.on_after_batch_transfer(one, dataloader_idx) for one in batch]
         if isinstance(batch, Tensor):
-            return rescale(batch)
+            return rescale(batch, self._dtype)
         images, labels = batch
-        return rescale(images), labels
+        return rescale(images, self._dtype), labels
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the model computes in: float32 unless --trainer.precision asks for another."""
+        return getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32)
 
 
-def rescale(images: Tensor) -> Tensor:
-    """Turn images into the network's input: (B, 28, 28) uint8 -> (B, 784) float32 in [0, 1]."""
-    return images.flatten(1).float() / 255
+def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn images into the network's input: (B, 28, 28) uint8 -> (B, 784) float32, or another dtype, in [0, 1]."""
+    return images.flatten(1).to(dtype) / 255
 
 
 def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
