@@ -40,6 +40,7 @@ def main() -> None:
         os.chdir(folder)
         sys.argv = ["lit-mnist", "fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
         sys.argv += ["--trainer.callbacks+", f"{__name__}.FitTimer", *options.options]
+        sys.stdout.isatty = lambda: True  # type: ignore[method-assign]  # with the progress bar, as on a terminal
         lit_mnist()
         model = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")
         trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)

@@ -94,8 +94,8 @@ def test_the_progress_bar_stays_away_where_the_output_is_no_terminal() -> None:
     assert callbacks.EpochBar().is_disabled
 
 
-def test_save_config_leaves_the_configuration(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
-    saved = callbacks.SaveConfig(tmp_path, "seed_everything: 3\n")
+def test_the_configuration_is_left_in_the_run_folder(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
+    saved = callbacks.KeepOptions(tmp_path, "seed_everything: 3\n", {})
     quiet(max_epochs=1, limit_train_batches=1, callbacks=[saved]).fit(small(), digits)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed_everything": 3}
 
@@ -151,7 +151,7 @@ def test_training_stops_where_the_loss_leaves_the_numbers(digits: MNISTDataModul
 
 def test_hyperparameters_stand_once_beside_the_metrics(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, "logs", "run", default_hp_metric=False)
-    shown = callbacks.HyperParameters({"hidden_sizes": [16], "seed": 5, "lr_scheduler": None})
+    shown = callbacks.KeepOptions(tmp_path, "", {"hidden_sizes": [16], "seed": 5, "lr_scheduler": None})
     quiet(max_epochs=2, limit_train_batches=2, logger=logger, callbacks=[shown]).fit(small(lr=0.01), digits)
     events = EventAccumulator(str(tmp_path / "logs" / "run"))
     events.Reload()

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,9 @@ class RunCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         """Name of the state in a checkpoint; Lightning asks for it at every hook, and its own takes long to make."""
         return f"RunCheckpoint {self.filename}"
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Nothing: it saves at the end of an epoch only."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
@@ -106,22 +110,35 @@ class EpochBar(TQDMProgressBar):
         return metrics
 
 
-class SaveConfig(Callback):
-    """Leaves the whole configuration of a fit in its run folder.
+class KeepOptions(Callback):
+    """Leaves the options of a fit: all of them in config.yaml, and beside the metrics in TensorBoard's HParams.
 
     Args:
         run: Folder for config.yaml.
-        config: The configuration as YAML.
+        config: The whole configuration as YAML.
+        options: Names and values for HParams, where those of the optimizer join them.
     """
 
-    def __init__(self, run: Path, config: str) -> None:
+    def __init__(self, run: Path, config: str, options: dict[str, Any]) -> None:
         self.path = run / "config.yaml"
         self.config = config
+        self.options = options
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            with write_whole(self.path) as part:
-                part.write_text(self.config)
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        with write_whole(self.path) as part:
+            part.write_text(self.config)
+        from torch.utils.tensorboard.summary import hparams
+
+        options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
+        # The names alone: TensorBoard takes the values from the curves of the same names.
+        summaries = hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy")))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for summary in summaries:
+                    logger.experiment._get_file_writer().add_summary(summary)
 
 
 class History(Callback):
@@ -185,35 +202,10 @@ class StopOnDivergence(Callback):
     ) -> None:
         if pl_module.device.type != "cpu" and batch_idx % 50 and not trainer.is_last_batch:
             return
-        losses = outputs["loss"].reshape(-1)
-        if not losses.isfinite().all():
+        if not math.isfinite(outputs["loss"].sum()):
+            losses = outputs["loss"].reshape(-1)
             first = int((~losses.isfinite()).nonzero()[0])
             raise DivergedError(
                 f"the loss became {losses[first].item()} in epoch {trainer.current_epoch + 1}, step"
                 f" {trainer.global_step - len(losses) + first + 1}; try a lower --model.lr"
             )
-
-
-class HyperParameters(Callback):
-    """Shows a run's options, the optimizer's included, beside its metrics in TensorBoard's HParams.
-
-    Args:
-        options: Names and values of the options.
-    """
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        from torch.utils.tensorboard.summary import hparams
-
-        options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
-        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-        # The names alone: TensorBoard takes the values from the curves of the same names.
-        summaries = hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy")))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for summary in summaries:
-                    logger.experiment._get_file_writer().add_summary(summary)

@@ -206,9 +206,8 @@ class CLI(LightningCLI):
         config = self.config.fit
         shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
         result = [
-            callbacks.SaveConfig(run, self._parser("fit").dump(config, skip_unset=False)),
+            callbacks.KeepOptions(run, self._parser("fit").dump(config, skip_unset=False), shown),
             callbacks.History(run),
-            callbacks.HyperParameters(shown),
             callbacks.StopOnDivergence(),
             ExactResume(),
         ]
