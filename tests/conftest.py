@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-import lit_mnist.cli
+import lit_mnist.main
 from lit_mnist import MNISTDataModule
 
 torch.set_num_threads(1)
@@ -128,7 +128,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(sys, "argv", ["lit-mnist", *map(str, args)])
         capsys.readouterr()
         try:
-            lit_mnist.cli.main()
+            lit_mnist.main.main()
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)

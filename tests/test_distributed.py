@@ -68,21 +68,12 @@ def evaluate(folder: Path, data_dir: Path) -> None:
     torch.save(results, folder / "results.pt")
 
 
-class DoubleData(MNISTDataModule):
-    """The same batches in float64, in which rounding does not grow into anything."""
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        pixels, labels = super().on_after_batch_transfer(batch, dataloader_idx)
-        return pixels.double(), labels
-
-
-def train(folder: Path, devices: int, precision: Any, **data: Any) -> None:
-    """Train for one epoch without dropout and leave the weights in the folder."""
+def train(folder: Path, devices: int, precision: Any, batches: int | None, **data: Any) -> None:
+    """Train for one epoch, or so many batches of it, without dropout and leave the weights in the folder."""
     torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)
-    options = {"max_epochs": 1, "num_sanity_val_steps": 0, "precision": precision, "callbacks": [SaveWeights(folder)]}
-    module = DoubleData if precision == "64-true" else MNISTDataModule
-    trainer(devices, folder, **options).fit(Classifier(), module(**data))
+    options = {"max_epochs": 1, "num_sanity_val_steps": 0, "precision": precision, "limit_train_batches": batches}
+    trainer(devices, folder, callbacks=[SaveWeights(folder)], **options).fit(Classifier(), MNISTDataModule(**data))
 
 
 class SaveWeights(Callback):
@@ -120,28 +111,30 @@ def test_any_number_of_devices_counts_every_image_once_and_gives_the_same_metric
     assert result["loss"] == pytest.approx(alone["loss"], abs=1e-6)
 
 
-ROUNDING = pytest.mark.xfail(
-    strict=True, reason="after some 250 steps RMSprop has grown float32's rounding to 0.01 and more; float64 shows it"
-)
-
-
+# In float32 the two sum in another order, and after some 250 steps of MNIST RMSprop has grown that rounding past any
+# bound; float64 shows over the whole epoch that nothing else differs.
 @pytest.mark.parametrize(
-    ("dataset", "precision", "difference"),
+    ("dataset", "precision", "batches", "difference"),
     [
-        ("mnist", "64-true", 1e-12),
-        pytest.param("mnist", "32-true", 1e-5, marks=ROUNDING),
-        ("digits", "64-true", 1e-12),
-        ("digits", "32-true", 1e-5),
+        ("mnist", "64-true", None, 1e-12),
+        ("mnist", "32-true", 200, 1e-5),
+        ("digits", "64-true", None, 1e-12),
+        ("digits", "32-true", None, 1e-5),
     ],
 )
 def test_two_devices_train_the_weights_of_one(
-    dataset: str, precision: str, difference: float, tmp_path: Path, request: pytest.FixtureRequest
+    dataset: str,
+    precision: str,
+    batches: int | None,
+    difference: float,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     data = {"dataset": dataset}
     if dataset == "mnist":
         data["data_dir"] = str(request.getfixturevalue("mnist_dir"))
     for devices in (1, 2):
-        in_fresh_process(partial(train, **data), tmp_path, devices, precision)
+        in_fresh_process(partial(train, **data), tmp_path, devices, precision, batches)
     (weights, metrics), *others = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
     for other_weights, other_metrics in others:
         for name in (name for name in weights if name.startswith("model.")):

@@ -4,12 +4,7 @@ import contextlib
 import csv
 import inspect
 import json
-import logging
-import re
-import signal
 import sys
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +20,11 @@ from lit_mnist import callbacks
 from lit_mnist.atomic import write_whole
 from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
 from lit_mnist.classifier import Classifier
-from lit_mnist.data import DataError, MNISTDataModule
-from lit_mnist.errors import Parser, fail, is_first_process
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.errors import fail, is_first_process
 from lit_mnist.fast import refuse_what_does_not_combine
 from lit_mnist.resume import ExactResume, StopOnSignal
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
-
-log = logging.getLogger(__name__)
 
 COMMANDS = {
     "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
@@ -41,57 +34,6 @@ COMMANDS = {
 }
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
-
-
-def main() -> None:
-    """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1."""
-    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))  # rather than a traceback
-    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
-    threading.excepthook = lambda failure: log.warning(f"{failure.exc_value}")  # TensorBoard's writer on a full disk
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lit_mnist").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the folder of a run that is resumed
-    warnings.filterwarnings("ignore", ".*not supported by the model summary.*")  # a size in MB that is not shown
-    warnings.filterwarnings("ignore", ".*no pre-optimization state.*")  # a checkpoint is of after its step, as ever
-    warnings.filterwarnings("ignore", ".*contains the key.*monitor.*")  # the fast path steps schedulers itself
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
-    try:
-        CLI(
-            Classifier,
-            MNISTDataModule,
-            parser_class=Parser,
-            trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-    except (DataError, CheckpointError) as error:
-        fail(str(error))
-    except MisconfigurationException as error:
-        fail(f"--trainer: {error}")
-    except callbacks.DivergedError as error:
-        fail(str(error), status=1)
-    except BrokenPipeError:  # as when the output goes through head
-        sys.exit(1)
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
-    except RuntimeError as error:
-        if "loading state_dict" in str(error):
-            fail("the checkpoint's weights do not fit the options that it holds")
-        if not re.search(r"by peer|gloo|NCCL", str(error)):
-            raise
-        lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
-        fail(lost, status=1, once=False)
-    except ValueError as error:
-        argument = str(error).partition(":")[0]
-        for group, component in GROUPS.items():
-            if argument in inspect.signature(component).parameters:
-                fail(f"--{group}.{error}")
-        raise
 
 
 class CLI(LightningCLI):
