@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 import subprocess
@@ -12,8 +13,9 @@ COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block
 SHORT = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
 
-def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+def run(command: list[str], cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow
@@ -26,7 +28,7 @@ def test_every_command_of_the_program_in_the_readme_works_in_the_order_given(tmp
         if "fit" in words:
             epochs = [] if "--ckpt_path" in words else ["--trainer.max_epochs", "1"]
             words += SHORT + epochs
-        result = run(words, tmp_path)
+        result = run(words, tmp_path, LIT_MNIST_DATA_DIR=str(mnist_dir))
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
