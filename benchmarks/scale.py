@@ -26,6 +26,7 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
 
     from lit_mnist import Classifier, MNISTDataModule
 
+    torch.set_flush_denormal(True)  # as the program does
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     class Clock(Callback):

@@ -10,8 +10,6 @@ import lightning.pytorch as L
 import pytest
 import torch
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_mnist import Classifier, MNISTDataModule, callbacks
 
@@ -30,7 +28,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_history_leaves_a_row_and_a_line_for_each_epoch(
     digits: MNISTDataModule, quiet: Quiet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = quiet(max_epochs=2, callbacks=[callbacks.History(tmp_path)])
+    trainer = quiet(max_epochs=2, callbacks=[callbacks.History(tmp_path, "")])
     trainer.fit(small(), digits)
     table = rows(tmp_path / "metrics.csv")
     assert list(table[0]) == ["epoch", *callbacks.METRICS, "lr", "seconds"]
@@ -45,14 +43,14 @@ def test_history_leaves_a_row_and_a_line_for_each_epoch(
 
 def test_history_shows_the_learning_rate_of_each_epoch(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
     model = small(lr_scheduler="StepLR", lr_scheduler_options={"step_size": 1, "gamma": 0.5})
-    quiet(max_epochs=3, limit_train_batches=2, callbacks=[callbacks.History(tmp_path)]).fit(model, digits)
+    quiet(max_epochs=3, limit_train_batches=2, callbacks=[callbacks.History(tmp_path, "")]).fit(model, digits)
     assert [float(row["lr"]) for row in rows(tmp_path / "metrics.csv")] == [1e-3, 5e-4, 2.5e-4]
 
 
 def test_history_leaves_validation_empty_where_there_is_none(
     digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
 ) -> None:
-    history = callbacks.History(tmp_path)
+    history = callbacks.History(tmp_path, "")
     quiet(max_epochs=1, limit_val_batches=0, limit_train_batches=2, callbacks=[history]).fit(small(), digits)
     (row,) = rows(tmp_path / "metrics.csv")
     assert row["val/loss"] == row["val/accuracy"] == ""
@@ -60,19 +58,16 @@ def test_history_leaves_validation_empty_where_there_is_none(
 
 
 def test_a_restored_history_goes_on_after_its_rows(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
-    first = callbacks.History(tmp_path)
+    first = callbacks.History(tmp_path, "")
     quiet(max_epochs=1, limit_train_batches=2, callbacks=[first]).fit(small(), digits)
-    second = callbacks.History(tmp_path)
+    second = callbacks.History(tmp_path, "")
     second.load_state_dict(first.state_dict())
     quiet(max_epochs=1, limit_train_batches=2, callbacks=[second]).fit(small(), digits)
     assert len(rows(tmp_path / "metrics.csv")) == 2
 
 
-def test_the_layer_table_lists_each_layer_once_and_the_total(
-    digits: MNISTDataModule, quiet: Quiet, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = Classifier(dropout=[0.4, 0.3])
-    quiet(max_epochs=1, limit_train_batches=1, callbacks=[callbacks.LayerTable()]).fit(model, digits)
+def test_the_layer_table_lists_each_layer_once_and_the_total(capsys: pytest.CaptureFixture[str]) -> None:
+    callbacks.print_layers(Classifier(dropout=[0.4, 0.3]))
     lines = [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in capsys.readouterr().out.splitlines()
@@ -95,7 +90,7 @@ def test_the_progress_bar_stays_away_where_the_output_is_no_terminal() -> None:
 
 
 def test_the_configuration_is_left_in_the_run_folder(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
-    saved = callbacks.KeepOptions(tmp_path, "seed_everything: 3\n", {})
+    saved = callbacks.History(tmp_path, "seed_everything: 3\n")
     quiet(max_epochs=1, limit_train_batches=1, callbacks=[saved]).fit(small(), digits)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed_everything": 3}
 
@@ -147,21 +142,3 @@ def test_training_stops_where_the_loss_leaves_the_numbers(digits: MNISTDataModul
     with pytest.raises(callbacks.DivergedError, match=r"the loss became (nan|inf) in epoch 1, step 1; .*--model.lr"):
         trainer.fit(model, digits)
     assert trainer.global_step == 1
-
-
-def test_hyperparameters_stand_once_beside_the_metrics(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, "logs", "run", default_hp_metric=False)
-    shown = callbacks.KeepOptions(tmp_path, "", {"hidden_sizes": [16], "seed": 5, "lr_scheduler": None})
-    quiet(max_epochs=2, limit_train_batches=2, logger=logger, callbacks=[shown]).fit(small(lr=0.01), digits)
-    events = EventAccumulator(str(tmp_path / "logs" / "run"))
-    events.Reload()
-    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    told = HParamsPluginData.FromString(plugin).session_start_info.hparams
-    assert told["seed"].number_value == 5
-    assert told["hidden_sizes"].string_value == "[16]"
-    assert told["lr_scheduler"].string_value == "None"
-    assert told["optimizer/lr"].number_value == 0.01
-    assert told["optimizer/alpha"].number_value == 0.9
-    assert told["optimizer/eps"].number_value == 1e-7

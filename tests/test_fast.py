@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from lit_mnist import MLP
@@ -23,6 +24,13 @@ def checkpoint(run: str, name: str = "last") -> dict[str, Any]:
 def rows(run: str) -> list[dict[str, str]]:
     with (RUNS / run / "metrics.csv").open() as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def curves(run: str) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of each curve in TensorBoard but that of the speed."""
+    events = EventAccumulator(str(RUNS / run), size_guidance={"scalars": 0}).Reload()
+    tags = set(events.Tags()["scalars"]) - {"images_per_second"}
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
 def assert_same_training(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -56,6 +64,7 @@ def test_weights_optimizer_state_steps_and_metrics_are_those_of_the_default_path
         assert done.status == 0, done.err
     assert_same_training(checkpoint("version_0"), checkpoint("version_1"))
     assert rows("version_0") == rows("version_1")
+    assert curves("version_0") == curves("version_1") != {}
 
 
 def test_a_fast_run_stopped_inside_an_epoch_continues_as_if_it_had_not(cli):

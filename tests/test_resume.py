@@ -36,9 +36,10 @@ def every(steps: int) -> tuple[Any, ...]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of each curve in TensorBoard."""
+    """Steps and values of each curve in TensorBoard but that of the speed."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = set(events.Tags()["scalars"]) - {"images_per_second"}
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
 def assert_one_curve(resumed: Path, unbroken: Path) -> None:

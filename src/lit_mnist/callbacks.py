@@ -1,4 +1,4 @@
-"""What a fit shows and leaves: the model's table, a line and a CSV row per epoch, hyperparameters, checkpoints."""
+"""What a fit shows and leaves: a bar, a line and a CSV row per epoch, its options, and checkpoints."""
 
 import contextlib
 import csv
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_summary.model_summary import summarize
 
 from lit_mnist.atomic import write_whole
 
@@ -61,31 +61,22 @@ class NoProfiler(PassThroughProfiler):
         return self._nothing
 
 
-class LayerTable(ModelSummary):
-    """Prints a row for each layer of the network: its type, output shape and number of parameters."""
+def print_layers(module: L.LightningModule) -> None:
+    """Print a row for each layer of a module's network: its type, output shape and number of parameters."""
+    from rich.console import Console
+    from rich.table import Table
 
-    def __init__(self) -> None:
-        super().__init__(max_depth=-1)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        summary = self._summary(trainer, pl_module)
-        if not trainer.is_global_zero:
-            return
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("layer", "type", "output shape", "parameters")
-        table.columns[-1].justify = "right"
-        for name, kind, shape, count in zip(
-            summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True
-        ):
-            if name.startswith("model.layers."):
-                table.add_row(
-                    name.removeprefix("model.layers."), kind, f"(B, {shape[-1]})", f"{count:,}" if count else ""
-                )
-        table.add_section()
-        table.add_row("total", "", "", f"{summary.total_parameters:,}")
-        Console().print(table)
+    summary = summarize(module, max_depth=-1)
+    table = Table("layer", "type", "output shape", "parameters")
+    table.columns[-1].justify = "right"
+    for name, kind, shape, count in zip(
+        summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True
+    ):
+        if name.startswith("model.layers."):
+            table.add_row(name.removeprefix("model.layers."), kind, f"(B, {shape[-1]})", f"{count:,}" if count else "")
+    table.add_section()
+    table.add_row("total", "", "", f"{summary.total_parameters:,}")
+    Console().print(table)
 
 
 class EpochBar(TQDMProgressBar):
@@ -110,49 +101,27 @@ class EpochBar(TQDMProgressBar):
         return metrics
 
 
-class KeepOptions(Callback):
-    """Leaves the options of a fit: all of them in config.yaml, and beside the metrics in TensorBoard's HParams.
-
-    Args:
-        run: Folder for config.yaml.
-        config: The whole configuration as YAML.
-        options: Names and values for HParams, where those of the optimizer join them.
-    """
-
-    def __init__(self, run: Path, config: str, options: dict[str, Any]) -> None:
-        self.path = run / "config.yaml"
-        self.config = config
-        self.options = options
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        with write_whole(self.path) as part:
-            part.write_text(self.config)
-        from torch.utils.tensorboard.summary import hparams
-
-        options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
-        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-        # The names alone: TensorBoard takes the values from the curves of the same names.
-        summaries = hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy")))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for summary in summaries:
-                    logger.experiment._get_file_writer().add_summary(summary)
-
-
 class History(Callback):
-    """Leaves one line on the terminal and one row in metrics.csv for every epoch.
+    """Leaves config.yaml at the start, and one line on the terminal and one row in metrics.csv for every epoch.
 
     Args:
-        run: Folder for metrics.csv.
+        run: Folder for the two files.
+        config: The whole configuration as YAML.
+        show: Whether to print the lines.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / "metrics.csv"
+    def __init__(self, run: Path, config: str, show: bool = True) -> None:
+        self.run = run
+        self.config = config
+        self.show = show
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._lr = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            with write_whole(self.run / "config.yaml") as part:
+                part.write_text(self.config)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -167,7 +136,8 @@ class History(Callback):
             text = "  ".join(
                 f"{name.replace('train/', '').replace('/', '_')} {value:.4f}" for name, value in metrics.items()
             )
-            pl_module.print(f"epoch {epoch:>2}/{trainer.max_epochs}  {text}  {seconds:.1f} s")
+            if self.show:
+                pl_module.print(f"epoch {epoch:>2}/{trainer.max_epochs}  {text}  {seconds:.1f} s")
             self._write()
 
     def _write(self) -> None:
@@ -175,7 +145,7 @@ class History(Callback):
         writer = csv.DictWriter(text, ["epoch", *METRICS, "lr", "seconds"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        with write_whole(self.path) as part:
+        with write_whole(self.run / "metrics.csv") as part:
             part.write_text(text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:

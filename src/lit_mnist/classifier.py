@@ -1,5 +1,6 @@
 """The training system around the network: loss, metrics and optimizer."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import ModuleType
@@ -22,6 +23,7 @@ from lit_mnist.model import MLP
 RECIPE: dict[str, dict[str, Any]] = {"RMSprop": {"alpha": 0.9, "eps": 1e-7}}
 
 Batch = tuple[Tensor, Tensor]  # (B, 784) float32 in [0, 1], (B,) int64
+Answers = tuple[Tensor, Tensor, Tensor]  # losses (B,) float32, logits (B, 10) float32, labels (B,) int64
 
 
 class Classifier(L.LightningModule):
@@ -83,6 +85,7 @@ class Classifier(L.LightningModule):
         self.graphed_step: fast.GraphedStep | None = None
         self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
         self.example_input_array = torch.zeros(1, 784)
+        self.uncounted: defaultdict[str, list[Answers]] = defaultdict(list)  # by stage
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(10, average="micro", validate_args=False))
@@ -92,6 +95,7 @@ class Classifier(L.LightningModule):
         return cast(Tensor, self.model(pixels))
 
     def on_fit_start(self) -> None:
+        self.uncounted.clear()
         if self.steps_per_execution > 1:
             fast.refuse_what_does_not_combine(self.trainer, self.steps_per_execution)
         if self.global_rank > 0:  # so that every device drops other activations
@@ -106,17 +110,16 @@ class Classifier(L.LightningModule):
         logits = self.forward(pixels)  # (B, 784) -> (B, 10)
         return F.cross_entropy(logits, labels, reduction="none"), logits
 
-    def count(self, stage: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch to the metrics of a stage: train, val or test."""
-        getattr(self, f"{stage}_loss").update(losses.detach())
-        getattr(self, f"{stage}_accuracy").update(logits.detach(), labels)
-
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         losses, logits = self.losses(batch)
-        self.count(stage, losses, logits, batch[1])
-        return losses
+        self.uncounted[stage].append((losses.detach(), logits.detach(), batch[1]))
+        return losses, logits
 
     def _log(self, stage: str) -> None:
+        """Count the batches since the last call in the metrics of a stage, and log these as one value per epoch."""
+        losses, logits, labels = map(torch.cat, zip(*self.uncounted.pop(stage), strict=True))
+        getattr(self, f"{stage}_loss").update(losses)
+        getattr(self, f"{stage}_accuracy").update(logits, labels)
         for metric in ("loss", "accuracy"):
             name = f"{stage}_{metric}"
             self.log(f"{stage}/{metric}", getattr(self, name), on_step=False, on_epoch=True, prog_bar=stage != "test")
@@ -125,22 +128,24 @@ class Classifier(L.LightningModule):
         if isinstance(batch, list):
             loss = fast.run_steps(self, batch)
         else:
-            losses = self._step(batch, "train")
+            losses, _ = self._step(batch, "train")
             loss = losses.mean()
             if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
                 share = torch.tensor(float(len(losses)), device=self.device)
                 loss = losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
         if self.trainer.is_last_batch:
-            self._log("train")  # one value per epoch, so the other steps need not pay for logging
+            self._log("train")  # all steps at once, which costs the others nothing
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
         self._log("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count a batch and return its probabilities, (B, 10) float32."""
+        _, logits = self._step(batch, "test")
         self._log("test")
+        return logits.softmax(dim=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities of a batch: (B, 784) float32 -> (B, 10) float32."""

@@ -1,14 +1,12 @@
 """The command line: LightningCLI over the classifier, the data and the Trainer."""
 
 import contextlib
-import csv
 import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import torch
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -17,20 +15,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_mnist import callbacks
-from lit_mnist.atomic import write_whole
 from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
 from lit_mnist.classifier import Classifier
+from lit_mnist.dashboard import Dashboard, FitPart
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import fail, is_first_process
+from lit_mnist.evaluation import Evaluation, TestPart
 from lit_mnist.fast import refuse_what_does_not_combine
 from lit_mnist.resume import ExactResume, StopOnSignal
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
+from lit_mnist.tools import TOOLS, add_tools
 
 COMMANDS = {
     "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
-    "predict": "Write a checkpoint's answers for the test images to predictions.csv.",
 }
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
@@ -59,6 +58,14 @@ class CLI(LightningCLI):
         subcommands: Any = self.parser._subcommands_action
         for action in subcommands._choices_actions:
             action.help = COMMANDS[action.dest]  # in place of the docstrings of the Trainer's methods
+        add_tools(subcommands)
+        for name, part in (("fit", FitPart), ("test", TestPart)):
+            self._parser(name).add_argument(
+                "--skip",
+                type=list[part],  # type: ignore[valid-type]
+                default=[],
+                help=f"What {name} need not draw or show in TensorBoard, as a list: {', '.join(get_args(part))}.",
+            )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -79,7 +86,7 @@ class CLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             help="A checkpoint: its path, or best or last for the newest run. fit continues from it (by default a new"
-            " run starts); validate, test and predict evaluate it (by default best).",
+            " run starts); validate and test evaluate it (by default best).",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -87,6 +94,9 @@ class CLI(LightningCLI):
         args = list(sys.argv[1:] if args is None else args)
         given = parser.parse_args(args, defaults=False)
         command, options = given.subcommand, given[given.subcommand]
+        if command in TOOLS:  # which have no use for what LightningCLI makes of the options
+            TOOLS[command](**parser.parse_args(args)[command].as_dict())
+            sys.exit()
         name = options.get("ckpt_path") or (None if command == "fit" else "best")
         if name:
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
@@ -119,21 +129,25 @@ class CLI(LightningCLI):
         shown: list[Any] = []
         if options.enable_progress_bar is not False:
             shown.append(callbacks.EpochBar())
-        if options.enable_model_summary is not False:
-            shown.append(callbacks.LayerTable())
+        kwargs["enable_model_summary"] = False  # fit prints a table of its own
         if not options.fast_dev_run:
             self.run = self._choose_run(Path(options.default_root_dir or ".") / LOGS)
             if options.logger in (None, True):
                 logs = self.run.parent
                 kwargs["logger"] = TensorBoardLogger(
-                    logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=self.resumed_step
+                    logs.parent,
+                    logs.name,
+                    self.run.name,
+                    log_graph=self.subcommand == "fit" and not self.checkpoint and "graph" not in self.config.fit.skip,
+                    default_hp_metric=False,
+                    purge_step=self.resumed_step,
                 )
             if self.subcommand == "fit":
                 shown += self._fit_callbacks(self.run, options)
             else:
                 kwargs["enable_checkpointing"] = False
-                if self.subcommand == "predict":
-                    kwargs["logger"] = False
+            if self.subcommand == "test" and self.checkpoint:
+                shown.append(Evaluation(self.run, self.checkpoint.name, self.config.test.skip))
         kwargs["profiler"] = options.profiler or callbacks.NoProfiler()
         kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
         kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO()]
@@ -147,9 +161,10 @@ class CLI(LightningCLI):
     def _fit_callbacks(self, run: Path, options: Any) -> list[Any]:
         config = self.config.fit
         shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
+        history = callbacks.History(run, self._parser("fit").dump(config, skip_unset=False))
         result = [
-            callbacks.KeepOptions(run, self._parser("fit").dump(config, skip_unset=False), shown),
-            callbacks.History(run),
+            history,
+            Dashboard(run, history, shown, config.skip),
             callbacks.StopOnDivergence(),
             ExactResume(),
         ]
@@ -178,6 +193,8 @@ class CLI(LightningCLI):
             datamodule.refuse_uneven_shares(self.trainer.world_size)  # before there are several processes
             if model.steps_per_execution > 1:
                 refuse_what_does_not_combine(self.trainer, model.steps_per_execution)
+            if self.config_init.fit.trainer.enable_model_summary is not False and is_first_process():
+                callbacks.print_layers(model)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
         finally:
             self._forget_empty_run()
@@ -206,19 +223,6 @@ class CLI(LightningCLI):
             if self.run:
                 print_run(self.run)
             print(f"checkpoint       {relative(self.checkpoint or '')}")
-
-    def predict(self, model: Classifier, datamodule: MNISTDataModule) -> None:
-        """Write the digit and its probability for every test image to predictions.csv in the run folder."""
-        if self.trainer.world_size > 1:
-            fail("--trainer.devices: predict runs on one device")
-        batches: Any = self.trainer.predict(model, datamodule, ckpt_path=self.checkpoint)
-        probabilities, digits = torch.cat(batches).max(dim=1)  # (N, 10) -> (N,), (N,)
-        path = (self.run or Path()) / "predictions.csv"
-        with write_whole(path) as part, part.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "digit", "probability"])
-            writer.writerows(zip(range(len(digits)), digits.tolist(), probabilities.tolist(), strict=True))
-        print(f"{len(digits):,} predictions in {relative(path)}")
 
 
 def print_run(run: Path) -> None:

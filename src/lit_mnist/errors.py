@@ -47,6 +47,8 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
         name = found[1] or found[2]
         near = difflib.get_close_matches(name, options, n=1)
         return f"--{name}: there is no such option; " + (f"did you mean --{near[0]}?" if near else "see --help")
+    if found := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        return f"{found[1].upper()} is missing; see --help"
     if not (found := re.search(r'Parser key "([^"]*)":(.*)', message, re.DOTALL)):
         return message
     name, reason = found[1], found[2]

@@ -172,7 +172,8 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
     schedulers: list[Any] = [
         config for config in trainer.lr_scheduler_configs if not isinstance(config.scheduler, ReduceLROnPlateau)
     ]
-    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress  # what global_step counts
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress  # what global_step counts
     if trainer.max_steps > -1:
         batches = batches[: trainer.max_steps - trainer.global_step]
     graphed = (
@@ -180,7 +181,7 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
         and isinstance(optimizer, FlatRMSprop)
         and all(config.interval == "epoch" for config in schedulers)  # a recording holds for one learning rate
     )
-    means, answers = [], []
+    means = []
     for batch in batches:
         if graphed:
             losses, logits = _graphed_step(module, optimizer, batch)
@@ -190,15 +191,14 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
             losses.mean().backward()
             optimizer.step()
             torch.clear_autocast_cache()  # it holds the weights of before this step
-        module.train_loss.update(losses.detach())  # step by step, since sums round
-        answers.append(logits.detach().argmax(1))
+        module.uncounted["train"].append((losses.detach(), logits.detach(), batch[1]))
         progress.increment_ready()
         progress.increment_completed()
         for config in schedulers:
             if config.interval == "step":
                 config.scheduler.step()
         means.append(losses.detach().mean())
-    module.train_accuracy.update(torch.cat(answers), torch.cat([labels for _, labels in batches]))
+    loop._batches_that_stepped += len(batches) - 1  # the step that loggers write; Lightning adds the last itself
     if trainer.is_last_batch:
         for config in schedulers:
             if config.interval == "epoch":
@@ -213,4 +213,4 @@ def _graphed_step(module: Classifier, optimizer: FlatRMSprop, batch: Batch) -> t
         step = module.graphed_step = GraphedStep(module, optimizer, batch)
     losses, logits = step(batch)
     optimizer.count_step()
-    return losses, logits
+    return losses.clone(), logits.clone()  # the next replay writes over them

@@ -11,7 +11,6 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
 
 from lit_mnist.checkpoint import CheckpointError
 
@@ -21,9 +20,9 @@ log = logging.getLogger(__name__)
 class ExactResume(Callback):
     """Keeps in the checkpoint what Lightning leaves out and a bit-identical continuation needs.
 
-    That is, for each process, the random state that dropout draws from and the sums of the running train metrics; the
-    order of the samples and the place in it are the data loader's. ReduceLROnPlateau steps here, before the checkpoint
-    of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed.
+    That is, for each process, the random state that dropout draws from and what the train metrics have yet to count;
+    the order of the samples and the place in it are the data loader's. ReduceLROnPlateau steps here, before the
+    checkpoint of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,8 @@ class ExactResume(Callback):
         process: dict[str, Any] = {"random": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             process["random_cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        process["metrics"] = {name: metric.metric_state for name, metric in _metrics(pl_module)}
+        if uncounted := _uncounted(pl_module):
+            process["uncounted"] = [torch.cat(parts).cpu() for parts in zip(*uncounted, strict=True)]
         processes: list[Any] = [process]
         if trainer.world_size > 1:
             processes = [None] * trainer.world_size
@@ -69,11 +69,8 @@ class ExactResume(Callback):
         torch.set_rng_state(process["random"])
         if pl_module.device.type == "cuda" and "random_cuda" in process:
             torch.cuda.set_rng_state(process["random_cuda"], pl_module.device)
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        if self._saved["epoch"] == progress.processed:  # inside that epoch
-            for name, metric in _metrics(pl_module):
-                for state, value in process["metrics"].get(name, {}).items():
-                    setattr(metric, state, value.to(metric.device))
+        if "uncounted" in process:  # where the epoch had begun
+            _uncounted(pl_module).append(tuple(part.to(pl_module.device) for part in process["uncounted"]))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for scheduler in self._plateaus:
@@ -81,8 +78,9 @@ class ExactResume(Callback):
                 scheduler.step(trainer.callback_metrics["val/loss"])
 
 
-def _metrics(module: L.LightningModule) -> list[tuple[str, Metric]]:
-    return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]
+def _uncounted(module: Any) -> list[Any]:
+    """What a Classifier has yet to count of its train metrics."""
+    return module.uncounted["train"]  # type: ignore[no-any-return]
 
 
 class StopOnSignal(Callback):

@@ -1,5 +1,6 @@
 """Run folders: lightning_logs/version_N holds what one fit leaves, its config, checkpoints and metrics."""
 
+import csv
 from pathlib import Path
 
 from lit_mnist.checkpoint import CheckpointError
@@ -23,6 +24,12 @@ def run_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or None where it lies elsewhere."""
     run = checkpoint.resolve().parent.parent
     return run if (run / "config.yaml").is_file() else None
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, one per epoch; what was not measured is not in a row."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def find_checkpoint(name: str, logs: Path) -> Path:

@@ -84,6 +84,10 @@ class MNISTDataModule(L.LightningDataModule):
             return load_digits(split)
         return files.load(self.dataset, self.data_dir, split)
 
+    def images(self, split: Literal["train", "val", "test"]) -> tuple[Tensor, Tensor]:
+        """Images (N, 28, 28) uint8 and labels (N,) int64 of a split, in file order; `setup` comes first."""
+        return self._splits[split]
+
     def _loader(self, split: str, batch_size: int, shuffle: bool = False, steps: int = 1) -> BatchLoader:
         images, labels = self._splits[split]
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given

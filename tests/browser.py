@@ -1,0 +1,79 @@
+"""A page in headless Chromium as a person sees it, and whatever it asked the network for.
+
+    with chromium() as browser, visit(browser, "http://127.0.0.1:7860") as seen:
+        assert seen.page.get_by_role("heading").inner_text() == "Draw a digit"
+        assert seen.outside() == []
+
+The browser is Debian's (apt-get install chromium), driven by playwright; a test skips where one of the two is absent.
+Have one ``chromium()`` open at a time: a fixture of the scope "module" shares it among the tests of a file.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Visit:
+    """An open page, every address that it asked for, and its errors: uncaught ones and those on the console."""
+
+    page: "Page"
+    requested: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def outside(self) -> list[str]:
+        """The addresses asked for that lie on another machine; what the page holds itself (data:, blob:) is none."""
+        on_network = [url for url in self.requested if urlsplit(url).scheme not in ("data", "blob")]
+        return [url for url in on_network if urlsplit(url).hostname not in LOOPBACK]
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """Start a headless Chromium; skips the test where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def visit(browser: "Browser", address: str, width: int = 900, height: int = 900, **options: Any) -> Iterator[Visit]:
+    """Open a page in a fresh profile.
+
+    Args:
+        browser: What ``chromium()`` gave.
+        address: The page.
+        width: Of the window, in CSS pixels.
+        height: Of the window, in CSS pixels.
+        options: Of playwright's ``Browser.new_page``, such as color_scheme="dark", has_touch=True,
+            device_scale_factor=2.
+    """
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.set_default_timeout(20_000)  # milliseconds
+    seen = Visit(page)
+    page.context.on("request", lambda request: seen.requested.append(request.url))
+    page.on("websocket", lambda socket: seen.requested.append(socket.url))
+    page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
+    try:
+        page.goto(address)
+        yield seen
+    finally:
+        page.close()  # and the profile with it
