@@ -1,4 +1,7 @@
-"""A fit of the program itself with all it does by default, timed from the first to the last training hook."""
+"""A fit of the program itself with all it does by default, timed from the first to the last training hook.
+
+The figures alone are left out: they are drawn when training is over, and benchmarks/dashboard.py times them.
+"""
 
 import argparse
 import json
@@ -39,7 +42,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         sys.argv = ["lit-mnist", "fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
-        sys.argv += ["--trainer.callbacks+", f"{__name__}.FitTimer", *options.options]
+        sys.argv += [
+            "--skip",
+            "[history,samples,weights]",
+            "--trainer.callbacks+",
+            f"{__name__}.FitTimer",
+            *options.options,
+        ]
         sys.stdout.isatty = lambda: True  # type: ignore[method-assign]  # with the progress bar, as on a terminal
         lit_mnist()
         model = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -77,3 +78,53 @@ def visit(browser: "Browser", address: str, width: int = 900, height: int = 900,
         yield seen
     finally:
         page.close()  # and the profile with it
+
+
+def drag(element: "Locator", points: list[tuple[float, float]], lift: bool = True) -> None:
+    """Press the mouse on an element, move it through points and let go.
+
+    Args:
+        element: Where.
+        points: In [0, 1] of the element's width and height.
+        lift: Whether to let go at the end.
+    """
+    box = element.bounding_box()
+    assert box is not None
+    (x, y), *others = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    mouse = element.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    for x, y in others:
+        mouse.move(x, y, steps=5)
+    if lift:
+        mouse.up()
+
+
+def drop(page: "Page", name: str, content: bytes) -> None:
+    """Let a file fall onto a page."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [name, list(content)],
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+
+
+def contrast(element: "Locator") -> float:
+    """Contrast of a text against the background below it, as WCAG defines it: 1 to 21."""
+    colours = element.evaluate(
+        """element => {
+            const box = element.getBoundingClientRect();
+            const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+            const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+            const painted = below.map(one => numbers(getComputedStyle(one).backgroundColor)).filter(c => c[3] !== 0);
+            return [numbers(getComputedStyle(element).color), painted[0]];
+        }"""
+    )
+    shares = np.array([colour[:3] for colour in colours]) / 255  # (2, 3)
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    dim, bright = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return float((bright + 0.05) / (dim + 0.05))

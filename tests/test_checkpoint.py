@@ -125,14 +125,14 @@ def test_a_checkpoint_that_is_none_is_refused_with_a_line_that_says_what_it_is(
     assert not (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict x.png", "export", "demo"])
 @pytest.mark.parametrize(("make", "reason"), BAD)
 def test_no_command_takes_such_a_checkpoint(
     make: Callable[..., None], reason: str, command: str, good: dict[str, Any], own_run: Path, cli: Cli
 ) -> None:
     path = own_run / "checkpoints" / "last.ckpt"
     make(path, good, own_run / "marker")
-    done = cli(command, "--ckpt_path", "last")
+    done = cli(*command.split(), "--ckpt_path", "last")
     assert_one_line(Ended(done.status, done.out, done.err), f"last.ckpt: {reason}")
     assert not (own_run / "marker").exists()
 

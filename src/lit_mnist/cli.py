@@ -32,7 +32,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test images.",
 }
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
-CHANGEABLE = {"data_dir", "eval_batch_size"}  # what a continued fit may do otherwise than before
+CHANGEABLE = {"data_dir", "eval_batch_size"}  # what does not change the result, so that a continued fit may change it
 
 
 class CLI(LightningCLI):
@@ -161,6 +161,7 @@ class CLI(LightningCLI):
     def _fit_callbacks(self, run: Path, options: Any) -> list[Any]:
         config = self.config.fit
         shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
+        shown = {name: value for name, value in shown.items() if name not in CHANGEABLE}
         history = callbacks.History(run, self._parser("fit").dump(config, skip_unset=False))
         result = [
             history,

@@ -48,16 +48,17 @@ class Dashboard(Callback):
         options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
         plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
         # The names alone: TensorBoard takes the values from the curves of the same names.
-        for summary in hparams(plain, dict.fromkeys((*METRICS, "test/loss", "test/accuracy"))):
+        for summary in hparams(plain, dict.fromkeys(("test/accuracy", "test/loss", *reversed(METRICS)))):
             writer._get_file_writer().add_summary(summary)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         row = self.history.rows[-1]
+        step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
         for writer in writers(trainer):
             if "throughput" not in self.skip:
                 images = len(trainer.datamodule.images("train")[1])  # type: ignore[attr-defined]
-                writer.add_scalar("lr", row["lr"], trainer.global_step)
-                writer.add_scalar("images_per_second", images / row["seconds"], trainer.global_step)
+                writer.add_scalar("lr", row["lr"], step)
+                writer.add_scalar("images_per_second", images / row["seconds"], step)
             if "histograms" not in self.skip:
                 for name, parameter in pl_module.named_parameters():
                     writer.add_histogram(name.removeprefix("model."), parameter, trainer.current_epoch + 1)

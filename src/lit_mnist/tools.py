@@ -4,11 +4,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from lit_mnist.demo import demo
 from lit_mnist.errors import Parser
+from lit_mnist.export import export
+from lit_mnist.predict import predict
 from lit_mnist.report import report
 from lit_mnist.reproduce import reproduce
 
-TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (report, reproduce)}
+TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predict, export, demo, report, reproduce)}
 
 
 def add_tools(subcommands: Any) -> None:

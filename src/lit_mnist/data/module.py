@@ -124,6 +124,10 @@ class MNISTDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing on a CPU, and nothing to move on a GPU, where the batches of this class are gathered."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Rescale on the device that computes: images, (images, labels), or a list of such batches."""
         if isinstance(batch, list):
