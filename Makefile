@@ -11,6 +11,7 @@ quickstart: .venv/installed  ## fit and test on small digits that need no downlo
 	@echo "Try next:"
 	@echo "  $(BIN)/tensorboard --logdir lightning_logs"
 	@echo "  $(BIN)/python -m lit_mnist fit --config configs/mlp.yaml    # real MNIST, downloaded into data/"
+	@echo "  $(BIN)/python -m lit_mnist demo                              # a page to draw digits on"
 
 test: .venv/installed  ## the whole test suite, offline
 	@$(BIN)/python -m pytest

@@ -106,8 +106,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def seen(server: Server, browser: Any) -> Iterator[Visit]:
-    """The page, just opened."""
-    with visit(browser, server.address) as seen:
+    """The page, just opened, without its bars' slow motion."""
+    with visit(browser, server.address, reduced_motion="reduce") as seen:
         yield seen
 
 
@@ -146,10 +146,15 @@ def assert_problem(seen: Visit, *words: str) -> None:
     assert seen.page.locator("#digit").inner_text() == "?"
 
 
+def settle(seen: Visit) -> None:
+    """Wait until every answer that the page has asked for is there."""
+    wait_for(lambda: not seen.page.evaluate("asking"))
+
+
 def bars(seen: Visit) -> list[float]:
-    """Width of each bar as a share of its track."""
+    """Width of each bar as a share of its track, once every answer is there."""
+    settle(seen)
     script = "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentNode.getBoundingClientRect().width)"
-    seen.page.wait_for_timeout(300)  # milliseconds, until they rest
     return seen.page.locator(".bar").evaluate_all(script)
 
 
@@ -203,9 +208,23 @@ def test_several_strokes_are_one_digit(seen: Visit) -> None:
     assert_reads(seen, 4)
 
 
-def test_a_drawing_that_leaves_the_pad_is_read_to_its_edge(seen: Visit) -> None:
-    draw(seen, [(0.2, 0.01), (0.9, -0.1), (0.45, 1.1)])
-    assert_reads(seen, 7)
+def test_only_a_pressed_pen_draws(seen: Visit) -> None:
+    pad = "document.getElementById('pad').toDataURL()"
+    draw(seen, ONE)
+    drawn = seen.page.evaluate(pad)
+    box = seen.page.get_by_label("Drawing area").bounding_box()
+    seen.page.mouse.move(box["x"] + 50, box["y"] + 50, steps=5)
+    assert seen.page.evaluate(pad) == drawn
+
+
+def test_a_stroke_that_leaves_the_pad_goes_on_along_its_edge(seen: Visit) -> None:
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    draw(seen, [(0.02, 0.1), (-0.1, 0.1), (-0.1, 0.9)])
+    settle(seen)
+    pixels = seen.page.evaluate("[...document.getElementById('seen').getContext('2d').getImageData(0, 0, 28, 28).data]")
+    inked = (np.array(pixels).reshape(28, 28, 4)[..., 0] > 128).any(axis=0).nonzero()[0]
+    assert inked.max() - inked.min() > 10  # a 1 at one side and the edge at the other
 
 
 def test_clear_goes_back_to_the_start(seen: Visit) -> None:

@@ -152,7 +152,8 @@ def drawing(pixels: Pixels) -> Pixels:
     if deepest < max(5 * noise, CONTRAST):
         raise ImageError("nothing is drawn on the image")
     strokes = _digit(depth > np.percentile(depth[depth > deepest / 2], 90) / 2)
-    full = np.percentile(depth[strokes], 90) - 1.3 * noise  # where a stroke covers the whole pixel
+    deep = np.percentile(depth[strokes], 90)
+    full = max(deep - 1.3 * noise, deep / 2)  # where a stroke covers the whole pixel, without the noise
     low = np.clip(3 * noise, 0.002, 0.4 * full)
     strokes = ndimage.binary_dilation(strokes, iterations=math.ceil(math.sqrt(pixels.size) / 100))  # with soft edges
     return np.where(strokes, ((depth - low) / (full - low)).clip(0, 1), 0).astype(np.float32)

@@ -171,24 +171,24 @@ def _inside(folder: Path, on_error: OnError) -> list[Path]:
 def show(predictions: Sequence[Prediction], output: str | None) -> None:
     """Print a table of the predictions, or of many a summary that says where all of them are."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     width = None if sys.stdout.isatty() else 1000  # in a file or pipe no name is folded
     console = Console(width=width, markup=False, emoji=False, highlight=False)  # names are shown as they are
     if len(predictions) <= ROWS:
-        table = Table("file", "digit", "probability", "runner-up")
+        table = Table(Column("file", overflow="fold"), "digit", "probability", "runner-up")
         for one in predictions:
             runner_up = f"{one.runner_up} ({one.runner_up_probability:.4f})"
             table.add_row(printable(one.file), str(one.digit), f"{one.probability:.4f}", runner_up)
     else:
-        table = Table("digit", "files", "mean probability", "least certain", "probability")
+        least_certain = Column("least certain", overflow="fold")
+        table = Table("digit", Column("files", justify="right"), "mean probability", least_certain, "probability")
         for digit in range(10):
             if of_digit := [one for one in predictions if one.digit == digit]:
                 mean = sum(one.probability for one in of_digit) / len(of_digit)
                 least = min(of_digit, key=lambda one: one.probability)
                 count = f"{len(of_digit):,}"
                 table.add_row(str(digit), count, f"{mean:.4f}", printable(least.file), f"{least.probability:.4f}")
-        table.columns[1].justify = "right"
     console.print(table)
     if len(predictions) > ROWS:
         where = f"in {output}" if output else "with --output predictions.csv"
