@@ -30,8 +30,10 @@ check: .venv/installed  ## style and types
 soak: .venv/installed  ## kill fits 50 times at random moments and count what survives
 	@$(BIN)/python tests/kills.py --kills 50
 
-bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit against its peers, into benchmarks/results
+bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, its growth and its extras, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/scale.py
+	@$(BIN)/python benchmarks/dashboard.py
 
 benchmarks/.venv-peers/installed: benchmarks/peers.txt
 	@$(PYTHON) -m venv $(@D)

@@ -78,6 +78,15 @@ def machine() -> str:
     return "; ".join(parts)
 
 
+def write_table(path: Path, title: str, about: str, header: list[str], rows: list[list[object]]) -> None:
+    """Write a table as Markdown, with what was measured and where, and print it."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows)]
+    text = "\n".join([f"# {title}", "", f"{about} {machine()}.", "", *lines, ""])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
 def chart(rows: list[dict[str, object]], path: Path) -> None:
     """A bar per contender, its ratio to the bare loop beside it."""
     from matplotlib import pyplot as plt
@@ -133,24 +142,24 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    lines = [
-        f"# Ten epochs of the MNIST fit, {name}",
-        "",
-        f"`make bench`: {options.rounds} rounds, each contender once per round, in turn. {machine()}.",
-        "",
-        "Seconds of the fit alone, without start-up. Ratio: median over the rounds of the ratio to the bare loop.",
-        "",
-        "| contender | median s | min..max s | ratio | test accuracy |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['contender']} | {row['median']:.2f} | {row['min']:.2f}..{row['max']:.2f} | {row['ratio']:.2f}"
-            f" | {row['test_accuracy']:.4f} |"
+    write_table(
+        options.out / f"{name}.md",
+        f"Ten epochs of the MNIST fit, {name}",
+        f"`make bench`: {options.rounds} rounds, each contender once per round, in turn. Seconds of the fit alone,"
+        " without start-up. Ratio: median over the rounds of the ratio to the bare loop.",
+        ["contender", "median s", "min..max s", "ratio", "test accuracy"],
+        [
+            [
+                row["contender"],
+                f"{row['median']:.2f}",
+                f"{row['min']:.2f}..{row['max']:.2f}",
+                f"{row['ratio']:.2f}",
+                f"{row['test_accuracy']:.4f}",
+            ]
             for row in rows
-        ),
-    ]
-    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")
+        ],
+    )
     chart(rows, options.out / f"{name}.png")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

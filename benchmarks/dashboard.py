@@ -1,6 +1,7 @@
 """What each thing that a fit shows costs: seconds in its hooks over ten epochs, and as a share of the fit."""
 
 import argparse
+import datetime
 import logging
 import statistics
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as L
+from bench import write_table
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -82,13 +84,22 @@ def main() -> None:
     data.setup()
     cost("none", data)  # imports
     nothing = statistics.median(cost("none", data) for _ in range(options.rounds))
+    rows: list[list[object]] = []
     for part in PARTS:
         cost(part, data)
         seconds = [cost(part, data) - nothing for _ in range(options.rounds)]
         median = statistics.median(seconds)
-        print(
-            f"{part:<12} {median:.3f} s ({min(seconds):.3f}..{max(seconds):.3f}), {median / options.fit:.1%} of the fit"
-        )
+        spread = f"{min(seconds):.3f}..{max(seconds):.3f}"
+        rows.append([part, f"{median:.3f}", spread, f"{median / options.fit:.1%}"])
+    today = datetime.date.today().isoformat()
+    write_table(
+        Path(__file__).parent / "results" / f"{today}-dashboard.md",
+        f"What a fit shows, and what that costs, {today}",
+        f"`python benchmarks/dashboard.py`: seconds in a fit of ten epochs, each part on its own, n={options.rounds},"
+        f" and their share of the {options.fit:.0f} s of `configs/mlp.yaml`.",
+        ["part", "median s", "min..max s", "share of the fit"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

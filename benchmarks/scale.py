@@ -1,7 +1,6 @@
 """How cost grows: seconds per epoch and peak memory against samples, batch size, hidden width and devices."""
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -10,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from bench import write_table
 
 HERE = Path(__file__).parent
 SAMPLES = (12_000, 24_000, 48_000, 96_000, 192_000, 480_000)
@@ -78,18 +79,23 @@ def main() -> None:
         *((48_000, 128, width, 1) for width in WIDTHS),
         *((48_000, 128, 256, devices) for devices in DEVICES),
     }
-    path = HERE / "results" / f"{datetime.date.today().isoformat()}-scale.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["samples", "batch_size", "width", "devices", "seconds_per_epoch", "peak_mb", "over_import_mb"])
-        for case in sorted(cases):
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"} if case[3] > 1 else {**os.environ}
-            command = [sys.executable, __file__, "--one", *map(str, case)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-            figures = json.loads(output.strip().splitlines()[-1])
-            row = [*case, *(round(value, 3) for value in figures.values())]
-            writer.writerow(row)
-            print(*row, flush=True)
+    rows: list[list[object]] = []
+    for case in sorted(cases):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} if case[3] > 1 else {**os.environ}
+        command = [sys.executable, __file__, "--one", *map(str, case)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        figures = json.loads(output.strip().splitlines()[-1])
+        rows.append([*(f"{number:,}" for number in case), *(f"{value:.2f}" for value in figures.values())])
+        print(*rows[-1], flush=True)
+    today = datetime.date.today().isoformat()
+    write_table(
+        HERE / "results" / f"{today}-scale.md",
+        f"How cost grows, {today}",
+        "`python benchmarks/scale.py`: a network of two hidden layers, the second of 128, on noise of MNIST's form; the"
+        " second of two epochs, n=1. Two devices are two processes of one thread each.",
+        ["samples", "batch size", "first width", "devices", "s per epoch", "peak MB", "peak MB over import"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

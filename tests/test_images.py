@@ -301,7 +301,7 @@ def test_a_difficult_file_becomes_a_digit_of_mnists_form(name: str, some: list[D
         image = prepare(load_image(tmp_path / name))
         assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
         if name.startswith("28x28") and "inverted" not in name:
-            assert torch.equal(image, torch.from_numpy(digit))
+            assert torch.equal(image, torch.tensor(digit))
             continue
         rows, columns = (image > 0).any(1).nonzero(), (image > 0).any(0).nonzero()
         assert max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 1 == 20

@@ -160,7 +160,7 @@ def test_a_prediction_holds_what_the_classifier_says(
 def test_the_command_writes_what_python_gives(
     cli: Cli, on_digits: Classifier, own_run: Path, images: torch.Tensor, tmp_path: Path
 ) -> None:
-    names = ["a.png", "b/[red]c.png", "b/d,\n:smile:.png", "b/e.png"]
+    names = ["a.png", "b/[red]c.png", "b/d,\n:smile:.png", os.fsdecode(b"b/no-utf-8-\xff.png")]
     for name, image in zip(names, images, strict=False):
         save(image, tmp_path / "in" / name)
     expected = predict_images(on_digits, ["in"])
@@ -302,7 +302,9 @@ def test_what_may_not_be_read_says_so(cli: Cli, own_run: Path, images: torch.Ten
     if os.access("in/secret.png", os.R_OK):
         pytest.skip("this user may read everything")
     done = cli("predict", "in", "in/closed/a.png")
+    closed = cli("predict", "in/closed")
     (tmp_path / "in" / "closed").chmod(0o700)
+    assert errors(closed) == ["in/closed: Permission denied"]
     names = ("in/closed/a.png", "in/closed", "in/secret.png")
     assert sorted(errors(done)) == [f"{name}: Permission denied" for name in names]
     assert "z.png" in done.out
