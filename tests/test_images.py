@@ -282,7 +282,7 @@ def some() -> list[Digit]:
     for digit in range(10):
         image = Image.new("L", (28, 28))
         font = ImageFont.load_default(22)
-        ImageDraw.Draw(image).text((14, 14), str(digit), 255, font, anchor="mm", stroke_width=0.5)
+        ImageDraw.Draw(image).text((14, 14), str(digit), 255, font, anchor="mm", stroke_width=1)
         digits.append(np.asarray(image))
     return digits
 

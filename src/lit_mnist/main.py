@@ -37,6 +37,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*contains the key.*monitor.*")  # the fast path steps schedulers itself
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
+    warnings.filterwarnings("ignore", module="PIL")  # of damage that does not hinder reading an image
     warnings.filterwarnings("ignore", ".*`torch.jit.trace.*` is deprecated.*")  # TensorBoard's graph
     try:
         CLI(

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +60,6 @@ def predict(images: list[str], ckpt_path: str = "best", output: str | None = Non
     checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
     read_checkpoint(checkpoint)  # for its messages where the checkpoint cannot be used
     classifier = Classifier.load_from_checkpoint(checkpoint, map_location="cpu")
-    warnings.filterwarnings("ignore", module="PIL")  # of damage that does not hinder reading
     failed = 0
 
     def report(file: Path, error: ImageError) -> None:
