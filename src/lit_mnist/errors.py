@@ -61,5 +61,8 @@ def readable(hint: Any) -> str:
     """A type hint in words: Literal['a', 'b'] -> 'one of a, b', int -> 'of type int'."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is list and get_origin(inner := get_args(hint)[0]) is Literal:
+        names = get_args(inner)
+        return f"a list of any of {', '.join(names)}, such as [{names[0]}]"
     words = str(hint).replace("jsonargparse.NonNegativeInt", "int of 0 or above")
     return "of type " + re.sub(r"typing\.|collections\.abc\.|<class '|'>", "", words)
