@@ -46,12 +46,10 @@ def write(folder: Path, names: list[str], seeds: int, command: str) -> None:
         command: What was run, as the report states it.
     """
     rows = [row for name in names for seed in range(seeds) for row in _read_run(folder, name, seed)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with write_whole(folder / "results.csv") as part:
-        part.write_text(text.getvalue())
+    with write_whole(folder / "results.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     figure = bands(rows, names)
     for suffix in ("png", "svg"):
         figures.save(figure, folder / f"curves.{suffix}")
@@ -177,7 +175,7 @@ def _published_lines(rows: Rows, names: list[str], seeds: int) -> list[str]:
     verdict = (
         f"Outside two standard deviations of our seeds: {'; '.join(outside)}."
         if outside
-        else ("Every published figure lies within two standard deviations of our mean.")
+        else "Every published figure lies within two standard deviations of our mean."
     )
     return [
         "## Beside the published figures",
@@ -199,14 +197,14 @@ def _verdict_lines(rows: Rows, names: list[str], seeds: int) -> list[str]:
     if not {"mlp", "mlp_dropout"} <= set(names):
         return []
     sentences = []
-    for metric, better in (("test_loss", "lowers"), ("test_accuracy", "raises")):
+    for metric in ("test_loss", "test_accuracy"):
         mean, low, high, p = paired(rows, "mlp_dropout", "mlp", metric)
         words = metric.replace("_", " ")
         facts = f"{mean:+.4f} (95 % confidence interval {low:+.4f} to {high:+.4f}, p = {p:.2g})"
         if low <= 0 <= high:
             sentences.append(f"Whether dropout changes {words} does not show: {facts}.")
         else:
-            verb = better if (mean > 0) == (better == "raises") else {"lowers": "raises", "raises": "lowers"}[better]
+            verb = "raises" if mean > 0 else "lowers"
             sentences.append(f"**Dropout {verb} {words}** by {abs(mean):.4f}: {facts}.")
     return [
         "## Does dropout help?",
