@@ -148,7 +148,7 @@ def content(checkpoint: Path) -> Any:
     return _plain(saved)
 
 
-UNLIKE = {"seconds", "dirpath", "current_score"}  # the last is of the epoch before, and nothing reads it
+UNLIKE = {"seconds", "time_elapsed", "dirpath", "current_score"}  # the last is of the epoch before; nothing reads it
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import DIGITS, Result, Trained, run_cli, run_command
 from PIL import Image
 
@@ -259,6 +260,83 @@ def test_a_model_option_that_contradicts_the_checkpoint_is_refused(
 def test_a_continued_fit_keeps_its_data_options(cli: Cli, own_run: Path) -> None:
     line = "--data.batch_size: 64 contradicts lightning_logs/version_0/checkpoints/last.ckpt, trained with 32"
     assert_fails(cli("fit", "--ckpt_path", "last", "--data.batch_size", 64), line)
+
+
+CONTRADICTIONS = [
+    ("model.lr", 0.5, "0.5", "0.001"),
+    ("model.lr_scheduler", "ExponentialLR", "ExponentialLR", "None"),
+    ("data.dataset", "fashion_mnist", "fashion_mnist", "digits"),
+    ("data.val_size", 100, "100", "None"),
+    ("seed_everything", 3, "3", "7"),
+    ("trainer.gradient_clip_val", 0.5, "0.5", "None"),
+    ("trainer.accumulate_grad_batches", 2, "2", "1"),
+    ("trainer.limit_train_batches", 5, "5", "None"),
+    ("trainer.limit_train_batches", 1, "1", "None"),
+    ("trainer.check_val_every_n_epoch", 2, "2", "1"),
+    ("trainer.precision", "bf16-mixed", "bf16-mixed", "None"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "shown", "trained_with"), CONTRADICTIONS)
+@pytest.mark.parametrize("edited", [False, True], ids=["option", "edited"])
+def test_what_changes_the_result_of_a_continued_fit_is_refused_on_the_command_line_and_in_an_edited_configuration(
+    cli: Cli, own_run: Path, tmp_path: Path, option: str, value: Any, shown: str, trained_with: str, edited: bool
+) -> None:
+    if edited:
+        config = yaml.safe_load((own_run / "config.yaml").read_text())
+        *group, name = option.split(".")
+        (config[group[0]] if group else config)[name] = yaml.safe_load(str(value))
+        (own_run / "config.yaml").write_text(yaml.safe_dump(config))
+    before = {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file()}
+    args = () if edited else (f"--{option}", value)
+    line = (
+        f"--{option}: {shown} contradicts lightning_logs/version_0/checkpoints/last.ckpt, trained with {trained_with}"
+    )
+    assert_fails(cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3, *args), line)
+    assert {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "lightning_logs" / "version_1").exists()
+
+
+def test_a_callback_that_changes_the_result_is_refused_where_one_that_shows_something_is_taken(
+    cli: Cli, own_run: Path
+) -> None:
+    stop = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss")
+    refused = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3, *stop)
+    assert refused.status == 2
+    assert refused.err.startswith("lit-mnist: error: --trainer.callbacks: [")
+    assert refused.err.endswith("last.ckpt, trained with []\n")
+    show = ("--trainer.callbacks+", "LearningRateMonitor")
+    taken = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3, *show)
+    assert (taken.status, taken.err) == (0, "")
+
+
+def test_what_does_not_change_the_result_of_a_continued_fit_may_change(cli: Cli, own_run: Path) -> None:
+    free = {"max_epochs": 3, "max_steps": 200, "max_time": "00:01:00:00", "log_every_n_steps": 7, "logger": "false"}
+    options = [word for name, value in free.items() for word in (f"--trainer.{name}", value)]
+    done = cli("fit", "--ckpt_path", "last", *options, "--data.eval_batch_size", 100, "--skip", "[samples]")
+    assert (done.status, done.err) == (0, "")
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    assert (config["trainer"]["max_epochs"], config["data"]["eval_batch_size"]) == (3, 100)
+
+
+def test_a_checkpoint_away_from_its_run_continues_with_what_it_was_trained_with(cli: Cli, tmp_path: Path) -> None:
+    options = ("--trainer.gradient_clip_val", 0.5, "--seed_everything", 3, "--trainer.limit_train_batches", 2)
+    assert cli("fit", *DIGITS, "--trainer.max_epochs", 2, "--trainer.accelerator", "cpu", *options).status == 0
+    shutil.copy(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", tmp_path / "alone.ckpt")
+    shutil.rmtree(tmp_path / "lightning_logs")
+    done = cli("fit", "--ckpt_path", "alone.ckpt", "--trainer.max_epochs", 3)
+    assert (done.status, done.err) == (0, "")
+    config = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
+    assert (config["seed_everything"], config["trainer"]["gradient_clip_val"]) == (3, 0.5)
+    assert saved(tmp_path)["global_step"] == 6
+
+
+def test_a_checkpoint_of_weights_alone_can_be_tested_but_not_continued(cli: Cli, tmp_path: Path) -> None:
+    own = ("--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.save_weights_only", "true")
+    assert cli("fit", *SHORT, *own, "--trainer.callbacks.filename", "mine").status == 0
+    path = "lightning_logs/version_0/checkpoints/mine.ckpt"
+    assert cli("test", "--ckpt_path", path).status == 0
+    assert_fails(cli("fit", "--ckpt_path", path), f"{path}: holds weights alone, which a fit cannot continue from")
 
 
 def test_a_model_option_that_agrees_with_the_checkpoint_is_taken(cli: Cli, own_run: Path) -> None:

@@ -194,6 +194,33 @@ def test_a_signal_leaves_a_checkpoint_of_the_moment_and_says_how_to_resume(
     assert_one_curve(resumed, long_unbroken)
 
 
+FIGURES = ("history.svg", "history.png", "samples.png", "weights.png")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["metrics.csv", "history.svg"])
+def test_a_fit_stopped_while_its_last_figures_are_drawn_leaves_a_checkpoint_and_draws_them_when_it_is_resumed(
+    number: signal.Signals, moment: str, unbroken: Callable[[str], Path], tmp_path: Path
+) -> None:
+    process = shell(tmp_path, *DIGITS, "--trainer.max_epochs", 4, *every(7))
+    wait_for(lambda: len(rows(tmp_path / RUN)) == 4 and (tmp_path / RUN / moment).exists())
+    process.send_signal(number)
+    done = ended(process.wait(60), tmp_path)
+    assert done.status == (-number if number == signal.SIGKILL else 128 + number), done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / RUN / "weights.png").exists()
+    resumed = fit(tmp_path, "fit", "--ckpt_path", "last")
+    assert all((resumed / name).stat().st_size for name in FIGURES)
+    assert_same_run(resumed, unbroken("constant"))
+
+
+def test_a_resumed_fit_with_nothing_left_to_train_says_so(unbroken: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(unbroken("constant"), tmp_path / RUN)
+    fit(tmp_path, "fit", "--ckpt_path", "last")
+    assert "nothing is left to train after 36 steps" in (tmp_path / "out").read_text()
+    assert_same_run(tmp_path / RUN, unbroken("constant"))
+
+
 # Divergence
 
 

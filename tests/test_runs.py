@@ -196,11 +196,35 @@ def make_checkpoint(logs: Path, number: int, name: str) -> Path:
     return path
 
 
-def test_best_and_last_are_those_of_the_newest_run_that_has_one(tmp_path: Path) -> None:
+def test_best_and_last_are_those_of_the_newest_run(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, 9, "best")
-    best, last = make_checkpoint(tmp_path, 10, "best"), make_checkpoint(tmp_path, 11, "last")
+    best, last = make_checkpoint(tmp_path, 10, "best"), make_checkpoint(tmp_path, 10, "last")
+    (tmp_path / "version_11").mkdir()  # of an evaluation
     assert find_checkpoint("best", tmp_path) == best
     assert find_checkpoint("last", tmp_path) == last
+
+
+@pytest.mark.parametrize("left", ["config.yaml", "checkpoints/last.ckpt"])
+def test_an_older_run_does_not_stand_in_for_the_newest(tmp_path: Path, left: str) -> None:
+    older = make_checkpoint(tmp_path, 0, "best")
+    (tmp_path / "version_1" / left).parent.mkdir(parents=True)
+    (tmp_path / "version_1" / left).touch()
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'version_1'}, has no best.ckpt")) as error:
+        find_checkpoint("best", tmp_path)
+    assert str(older) in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict x.png", "export", "demo", "fit --ckpt_path best"])
+def test_after_a_fit_without_validation_each_command_says_that_the_newest_run_has_no_best(
+    cli: Cli, own_run: Path, command: str
+) -> None:
+    assert cli("fit", *SHORT, "--trainer.max_epochs", 1, "--trainer.limit_val_batches", 0).status == 0
+    done = cli(*command.split())
+    assert done.status == 2
+    assert done.err == (
+        "lit-mnist: error: the newest run, lightning_logs/version_1, has no best.ckpt; give the path of another, such"
+        " as lightning_logs/version_0/checkpoints/best.ckpt\n"
+    )
 
 
 def test_a_checkpoint_is_found_by_its_path(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, *_: Any) -> None:
         """Nothing: it saves at the end of an epoch only."""
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, unless the fit ends inside the epoch: that is no epoch to compare, nor the moment to continue from."""
+        if trainer.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
         if self.best_model_path and self.dirpath:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -17,12 +18,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_mnist import callbacks
 from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
 from lit_mnist.classifier import Classifier
+from lit_mnist.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
 from lit_mnist.dashboard import Dashboard, FitPart
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import fail, is_first_process
 from lit_mnist.evaluation import Evaluation, TestPart
 from lit_mnist.fast import refuse_what_does_not_combine
-from lit_mnist.resume import ExactResume, StopOnSignal
+from lit_mnist.resume import ExactResume, StopInsideEpoch
 from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
 from lit_mnist.tools import TOOLS, add_tools
 
@@ -32,14 +34,14 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test images.",
 }
 GROUPS = {"model": Classifier, "data": MNISTDataModule}
-CHANGEABLE = {"data_dir", "eval_batch_size"}  # what does not change the result, so that a continued fit may change it
 
 
 class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
     checkpoint: Path | None = None  # what is resumed or evaluated
-    resumed_step: int | None = None  # what a killed fit logged from here on is logged again
+    steps_before: int | None = None  # what the fit that is resumed had trained
+    purge_step: int | None = None  # what a stopped fit logged from here on is logged again
     run: Path | None = None  # where this run leaves its files; none with --trainer.fast_dev_run
 
     @staticmethod
@@ -100,26 +102,31 @@ class CLI(LightningCLI):
         name = options.get("ckpt_path") or (None if command == "fit" else "best")
         if name:
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
-            self.checkpoint = find_checkpoint(name, logs)
-            saved = read_checkpoint(self.checkpoint)
-            self.resumed_step = saved["global_step"] if command == "fit" else None
-            known = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
-            self._refuse_contradictions(command, options, known)
-            run = run_of(self.checkpoint)
-            layer = str(run / "config.yaml") if command == "fit" and run else json.dumps(known)
+            self.checkpoint = checkpoint = find_checkpoint(name, logs)
+            saved = read_checkpoint(checkpoint)
+            trained = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
+            layer = json.dumps(trained)
+            if command != "fit":
+                refuse({"model": options.get("model", Namespace()).as_dict()}, trained, checkpoint)
+            elif "resume" not in saved:
+                raise CheckpointError(f"{checkpoint}: holds weights alone, which a fit cannot continue from")
+            else:
+                batch = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+                self.steps_before = saved["global_step"]
+                self.purge_step = self.steps_before - (batch["completed"] < batch["ready"])
+                trained |= saved["resume"]["options"]
+                run = run_of(checkpoint)
+                layer = str(run / "config.yaml") if run else json.dumps(importing_nothing(trained))
             position = args.index(command) + 1
             args[position:position] = ["--config", layer]
         self.config = parser.parse_args(args)
         self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
+        if name and command == "fit":
+            refuse(self._decisive(), trained, checkpoint)
 
-    def _refuse_contradictions(self, command: str, options: Any, known: dict[str, dict[str, Any]]) -> None:
-        """Raise CheckpointError for an option that differs from the checkpoint's where it cannot."""
-        for group in ("model", "data") if command == "fit" else ("model",):  # other data can be tested on
-            for key, value in options.get(group, {}).items():
-                if key not in CHANGEABLE and plain(value) != plain(known[group].get(key, value)):
-                    raise CheckpointError(
-                        f"--{group}.{key}: {value} contradicts {self.checkpoint}, trained with {known[group][key]}"
-                    )
+    def _decisive(self) -> dict[str, Any]:
+        """What the result of this fit depends on."""
+        return decisive(json.loads(self._parser("fit").dump(self.config.fit, format="json", skip_unset=False)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
@@ -140,7 +147,7 @@ class CLI(LightningCLI):
                     self.run.name,
                     log_graph=self.subcommand == "fit" and not self.checkpoint and "graph" not in self.config.fit.skip,
                     default_hp_metric=False,
-                    purge_step=self.resumed_step,
+                    purge_step=self.purge_step,
                 )
             if self.subcommand == "fit":
                 shown += self._fit_callbacks(self.run, options)
@@ -167,13 +174,13 @@ class CLI(LightningCLI):
             history,
             Dashboard(run, history, shown, config.skip),
             callbacks.StopOnDivergence(),
-            ExactResume(),
+            ExactResume(self._decisive()),
         ]
         if options.enable_checkpointing is not False:
             result += [
-                StopOnSignal(relative(run / "checkpoints" / "last.ckpt")),
                 callbacks.RunCheckpoint(run, "best", monitor="val/loss"),
                 callbacks.RunCheckpoint(run, "last"),  # after best, so that it knows of it
+                StopInsideEpoch(relative(run / "checkpoints" / "last.ckpt")),
             ]
         return result
 
@@ -201,6 +208,8 @@ class CLI(LightningCLI):
             self._forget_empty_run()
         if not self.run or not self.trainer.is_global_zero:
             return
+        if self.trainer.global_step == self.steps_before:
+            print(f"nothing is left to train after {self.steps_before} steps; see --trainer.max_epochs and the like")
         print_run(self.run)
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
@@ -235,11 +244,6 @@ def print_run(run: Path) -> None:
 def as_list(value: Any) -> list[Any]:
     """What the Trainer takes as one, several or None, as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def plain(value: Any) -> Any:
-    """A value in the form in which it compares equal, however it was given."""
-    return list(value) if isinstance(value, tuple | list) else value
 
 
 def relative(path: str | Path) -> Path:

@@ -52,6 +52,8 @@ class Dashboard(Callback):
             writer._get_file_writer().add_summary(summary)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_last_batch:
+            return  # the fit ends inside the epoch; one that continues from there shows it whole
         row = self.history.rows[-1]
         step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
         for writer in writers(trainer):
@@ -63,7 +65,7 @@ class Dashboard(Callback):
                 for name, parameter in pl_module.named_parameters():
                     writer.add_histogram(name.removeprefix("model."), parameter, trainer.current_epoch + 1)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or not self.history.rows:
             return
         if "history" not in self.skip:

@@ -174,8 +174,11 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
     ]
     loop = trainer.fit_loop.epoch_loop
     progress = loop.manual_optimization.optim_step_progress  # what global_step counts
-    if trainer.max_steps > -1:
-        batches = batches[: trainer.max_steps - trainer.global_step]
+    if trainer.max_steps > -1 and (beyond := len(batches) - (trainer.max_steps - trainer.global_step)) > 0:
+        batches = batches[:-beyond]
+        trainer.train_dataloader.position -= beyond  # type: ignore[union-attr]
+        loop.batch_progress.increment_by(-1)  # these are not done before a continued fit takes their rest
+        loop._skip_next_val = True
     graphed = (
         module.device.type == "cuda"
         and isinstance(optimizer, FlatRMSprop)

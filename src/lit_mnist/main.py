@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1."""
-    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))  # rather than a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):  # rather than a traceback, and with what is half written removed
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
     threading.excepthook = lambda failure: log.warning(f"{failure.exc_value}")  # TensorBoard's writer on a full disk
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -31,6 +32,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_mnist").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # no validation yet, nothing to compare
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the folder of a run that is resumed
     warnings.filterwarnings("ignore", ".*not supported by the model summary.*")  # a size in MB that is not shown
     warnings.filterwarnings("ignore", ".*no pre-optimization state.*")  # a checkpoint is of after its step, as ever

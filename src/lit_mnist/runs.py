@@ -36,19 +36,24 @@ def find_checkpoint(name: str, logs: Path) -> Path:
     """The file that ``best``, ``last`` or a path means.
 
     Args:
-        name: best or last of the newest run that has one, or the path of a checkpoint.
+        name: best or last of the newest run, or the path of a checkpoint.
         logs: Folder of the runs.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none; an older run's is named, not taken for that of the newest.
     """
     if name not in ("best", "last"):
         if Path(name).is_file():
             return Path(name)
         raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
-    found = list(logs.glob(f"version_*/checkpoints/{name}.ckpt"))
+    fits = {path.parent for part in ("config.yaml", "checkpoints") for path in logs.glob(f"version_*/{part}")}
+    found = [path for run in sorted(fits, key=_number) if (path := run / "checkpoints" / f"{name}.ckpt").is_file()]
+    if found and found[-1].parent.parent == (newest := max(fits, key=_number)):
+        return found[-1]
     if found:
-        return max(found, key=lambda path: _number(path.parent.parent))
+        raise CheckpointError(
+            f"the newest run, {newest}, has no {name}.ckpt; give the path of another, such as {found[-1]}"
+        )
     raise CheckpointError(
         f"no run in {logs} has a {name}.ckpt; train one with: python -m lit_mnist fit --config configs/mlp.yaml"
     )

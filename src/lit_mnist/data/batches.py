@@ -76,7 +76,7 @@ class BatchLoader:
         self.sampler = sampler
         self.steps = steps
         self.batch_sampler = None  # as in a DataLoader whose sampler gives whole batches
-        self._position = 0  # batches given out in this epoch
+        self.position = 0  # batches given out in this epoch; the fast path gives back those that it does not take
         self._resume: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -86,16 +86,18 @@ class BatchLoader:
         start = self._resume.get("position", 0) if self._resume.get("epoch") == self.sampler.epoch else 0
         self._resume = {}
         indices = itertools.islice(self.sampler, start, None)
-        self._position = start
-        while together := list(itertools.islice(indices, self.steps)):
-            self._position += len(together)
+        self.position = start
+        count = self.steps - start % self.steps  # the first list may be the rest of one
+        while together := list(itertools.islice(indices, count)):
+            self.position += len(together)
+            count = self.steps
             # (B,) -> (B, 28, 28) uint8, (B,) int64; indexing, as in images[i], takes far longer on a CPU
             batches = [(self.images.index_select(0, i), self.labels.index_select(0, i)) for i in together]
             yield batches if self.steps > 1 else batches[0]
 
     def state_dict(self) -> dict[str, int]:
         """Seed, epoch and the position in it, for a checkpoint."""
-        return {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "position": self._position}
+        return {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue at the position of a checkpoint if its epoch comes next; Lightning calls this before iterating."""
