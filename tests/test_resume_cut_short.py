@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from reliability import DIGITS, RUN, assert_one_line, assert_same_run, content, fit, rows, run
-from test_resume import curves, every
+from test_resume import TWO, curves, every, fit_on_two
 
 ACCUMULATE = ("--trainer.accumulate_grad_batches", 2)
 VALIDATE_OFTEN = ("--trainer.val_check_interval", 4)
@@ -133,3 +133,17 @@ def test_a_fit_that_a_callback_wants_stopped_before_min_steps_stops_where_one_ne
     fit(tmp_path, *options, "--trainer.max_steps", 28)
     resumed = fit(tmp_path, "fit", "--ckpt_path", "last", "--trainer.max_steps", -1)
     assert_same_run(resumed, unbroken)
+
+
+def test_a_checkpoint_of_a_callback_before_a_validation_inside_an_epoch_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path, *DIGITS, *VALIDATE_OFTEN, *every(4), "--trainer.max_epochs", 1)
+    done = run(tmp_path, "fit", "--ckpt_path", RUN / "checkpoints" / "epoch=0-step=4.ckpt", "--trainer.max_epochs", 2)
+    assert_one_line(done, "after a step of epoch 1 and before the validation that follows it", "last.ckpt")
+
+
+@pytest.mark.slow
+def test_on_two_devices_a_fit_ended_by_max_steps_continues_as_one_never_stopped(tmp_path: Path) -> None:
+    options = (*DIGITS, *TWO, *ACCUMULATE, "--trainer.max_epochs", 3)
+    unbroken = fit_on_two(tmp_path / "unbroken", *options)
+    fit_on_two(tmp_path, *options, "--trainer.max_steps", 7)
+    assert_same_run(fit_on_two(tmp_path, "fit", "--ckpt_path", "last", "--trainer.max_steps", -1), unbroken)
