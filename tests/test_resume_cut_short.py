@@ -1,12 +1,19 @@
 """A fit that ended inside an epoch, by whatever limit, continues as one that was never stopped."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
-from reliability import DIGITS, RUN, assert_one_line, assert_same_run, content, fit, rows, run
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from reliability import DIGITS, RUN, assert_one_line, assert_same_run, content, differences, fit, rows, run
 from test_resume import TWO, curves, every, fit_on_two
+
+from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist.checkpoint import WholeCheckpointIO
+from lit_mnist.resume import ExactResume, StopInsideEpoch
 
 ACCUMULATE = ("--trainer.accumulate_grad_batches", 2)
 VALIDATE_OFTEN = ("--trainer.val_check_interval", 4)
@@ -147,3 +154,42 @@ def test_on_two_devices_a_fit_ended_by_max_steps_continues_as_one_never_stopped(
     unbroken = fit_on_two(tmp_path / "unbroken", *options)
     fit_on_two(tmp_path, *options, "--trainer.max_steps", 7)
     assert_same_run(fit_on_two(tmp_path, "fit", "--ckpt_path", "last", "--trainer.max_steps", -1), unbroken)
+
+
+class SignalInside(Callback):
+    """Gets the process a SIGTERM within a batch of the second epoch."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 1 and batch_idx == self.batch:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_a_signal_within_any_batch_loses_no_gradient_and_no_validation(
+    batch: int, digits: MNISTDataModule, quiet: Callable[..., L.Trainer], tmp_path: Path
+) -> None:
+    path = tmp_path / "stopped.ckpt"
+
+    def train(*callbacks: Callback, **options: Any) -> tuple[dict[str, Any], list[str]]:
+        seen = EarlyStopping("val/loss", patience=100)  # which remembers the best of all validations
+        L.seed_everything(0)
+        model, own = Classifier(hidden_sizes=[16], dropout=0.5), [ExactResume(), StopInsideEpoch(path), seen]
+        limits = {"max_epochs": 3, "accumulate_grad_batches": 3, "val_check_interval": 4, "limit_train_batches": 10}
+        trainer = quiet(
+            **limits, enable_checkpointing=True, callbacks=[*callbacks, *own], plugins=[WholeCheckpointIO()]
+        )
+        trainer.fit(model, digits, **options)
+        return model.state_dict(), [str(seen.state_dict()), str(trainer.callback_metrics)]
+
+    unbroken, metrics = train()
+    with pytest.raises(SystemExit) as end:
+        train(SignalInside(batch))
+    assert end.value.code == 143
+    resumed, resumed_metrics = train(ckpt_path=path)
+    assert not differences(unbroken, resumed)
+    assert resumed_metrics == metrics
