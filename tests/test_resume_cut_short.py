@@ -67,6 +67,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("validation inside", 13),
         ("validation inside", 17),
         ("early stopping", 13),
+        ("plateau, validated every other epoch", 20),
         *(("several steps at once", steps) for steps in (3, 8, 9, 10, 13, 15, 26)),
     ],
 )
