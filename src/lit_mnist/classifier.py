@@ -35,7 +35,7 @@ class Classifier(L.LightningModule):
             or one per layer.
         optimizer: Name of a class in torch.optim, such as RMSprop, Adam, SGD, Adagrad, Adadelta, Adamax or NAdam.
         lr: Learning rate at the start, 0 or above.
-        weight_decay: Weight decay as the optimizer defines it, 0 or above.
+        weight_decay: Weight decay as the optimizer defines it, 0 or above; none leaves the optimizer's own default.
         optimizer_options: Further arguments of the optimizer. RMSprop has alpha 0.9 and eps 1e-7 unless given here;
             the other optimizers keep PyTorch's defaults.
         lr_scheduler: Name of a class in torch.optim.lr_scheduler; none keeps the learning rate constant.
@@ -59,7 +59,7 @@ class Classifier(L.LightningModule):
         dropout: float | Sequence[float] = 0.0,
         optimizer: str = "RMSprop",
         lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         optimizer_options: dict[str, Any] | None = None,
         lr_scheduler: str | None = None,
         lr_scheduler_options: dict[str, Any] | None = None,
@@ -70,7 +70,7 @@ class Classifier(L.LightningModule):
         if steps_per_execution < 1:
             raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"{name}: {value} is not at least 0")
         self.save_hyperparameters()
         self.optimizer = optimizer
@@ -158,8 +158,10 @@ class Classifier(L.LightningModule):
         Raises:
             ValueError: PyTorch has no such class or refuses its options; the message names the argument.
         """
+        for name in self.optimizer_options.keys() & {"lr", "weight_decay"}:
+            raise ValueError(f"optimizer_options: {name} has an option of its own, --model.{name}")
         options = {**RECIPE.get(self.optimizer, {}), **self.optimizer_options}
-        if self.weight_decay:
+        if self.weight_decay is not None:
             options["weight_decay"] = self.weight_decay
         parameters = self.parameters()
         if self.steps_per_execution > 1 and self.optimizer == "RMSprop" and options.keys() <= fast.FLAT_OPTIONS:
