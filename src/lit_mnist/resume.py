@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lit_mnist.callbacks import History
 from lit_mnist.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -20,12 +21,17 @@ log = logging.getLogger(__name__)
 class ExactResume(Callback):
     """Keeps in the checkpoint what Lightning leaves out and a bit-identical continuation needs.
 
-    That is, for each process, the random state that dropout draws from and what the train metrics have yet to count;
+    That is, for each process, the random state that dropout draws from and what the train metrics of the epoch count;
     the order of the samples and the place in it are the data loader's. ReduceLROnPlateau steps here, before the
-    checkpoint of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed.
+    checkpoint of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed. It
+    takes the val loss of the epoch that ends, and waits where that has none.
+
+    Args:
+        history: Knows the metrics of the epoch; it has to stand before this callback in the Trainer's list.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
+        self.history = history
         self._saved: dict[str, Any] | None = None
         self._plateaus: list[ReduceLROnPlateau] = []
 
@@ -34,7 +40,7 @@ class ExactResume(Callback):
         process: dict[str, Any] = {"random": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             process["random_cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        if uncounted := _uncounted(pl_module):
+        if (uncounted := _uncounted(pl_module)) and not trainer.is_last_batch:  # the epoch is to go on
             process["uncounted"] = [torch.cat(parts).cpu() for parts in zip(*uncounted, strict=True)]
         processes: list[Any] = [process]
         if trainer.world_size > 1:
@@ -73,14 +79,14 @@ class ExactResume(Callback):
             _uncounted(pl_module).append(tuple(part.to(pl_module.device) for part in process["uncounted"]))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for scheduler in self._plateaus:
-            if "val/loss" in trainer.callback_metrics:
-                scheduler.step(trainer.callback_metrics["val/loss"])
+        if "val/loss" in self.history.metrics and trainer.is_last_batch:  # not in an epoch that ends early
+            for scheduler in self._plateaus:
+                scheduler.step(self.history.metrics["val/loss"])
 
 
 def _uncounted(module: Any) -> list[Any]:
-    """What a Classifier has yet to count of its train metrics."""
-    return module.uncounted["train"]  # type: ignore[no-any-return]
+    """What the train metrics of the epoch are counted from."""
+    return module.uncounted  # type: ignore[no-any-return]
 
 
 class StopOnSignal(Callback):
