@@ -66,7 +66,7 @@ def test_the_defaults_are_the_recipes() -> None:
     assert defaults["hidden_sizes"] == (256, 128)
     assert defaults["dropout"] == 0
     assert defaults["lr"] == 1e-3
-    assert defaults["weight_decay"] == 0
+    assert defaults["weight_decay"] is None
     assert defaults["lr_scheduler"] is None
     assert sum(p.numel() for p in Classifier().parameters()) == 235_146
 
@@ -249,6 +249,19 @@ def test_weight_decay_shrinks_weights_that_have_no_gradient() -> None:
 
 def test_no_weight_decay_leaves_the_optimizers_own_default() -> None:
     assert optimizer_of(small(optimizer="AdamW")).defaults["weight_decay"] == 0.01
+
+
+def test_a_weight_decay_of_zero_is_none_whatever_the_optimizers_own_default() -> None:
+    model = small(optimizer="AdamW", weight_decay=0.0)
+    assert optimizer_of(model).defaults["weight_decay"] == 0
+    assert model.hparams["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_an_optimizer_takes_what_has_an_option_of_its_own_from_there_alone(name: str) -> None:
+    model = small(optimizer="AdamW", optimizer_options={name: 0.1})
+    with pytest.raises(ValueError, match=f"optimizer_options: {name} has an option of its own, --model.{name}"):
+        model.configure_optimizers()
 
 
 def test_optimizer_options_reach_the_optimizer_and_win_over_the_recipe() -> None:

@@ -183,14 +183,6 @@ def test_the_metadata_tell_where_the_model_comes_from(name: str, exported: Path,
     assert len(set(json.loads(known["data_sha256"]).values())) == 3
 
 
-def test_a_checkpoint_from_inside_an_epoch_claims_no_metrics_of_the_epoch_before() -> None:
-    rows = [{"epoch": 1, "val/loss": 0.3}, {"epoch": 2, "val/loss": 0.2}]
-    callbacks = {"History": {"rows": rows}}
-    assert export.metrics_of({"epoch": 1, "callbacks": callbacks}) == rows[1]
-    assert export.metrics_of({"epoch": 2, "callbacks": callbacks}) == {}
-    assert export.metrics_of({"epoch": 2, "callbacks": {}}) == {}
-
-
 # What is kept
 
 

@@ -18,16 +18,19 @@ from lightning.pytorch.utilities.model_summary.model_summary import summarize
 from lit_mnist.atomic import write_whole
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+COLUMNS = ("epoch", *METRICS, "lr", "seconds")
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that finds its files again in a run folder that was moved.
+    """A ModelCheckpoint that keeps the weights which were measured, and finds its files again in a run that was moved.
 
     Args:
         run: The run folder; checkpoints go into its folder checkpoints.
         name: Name of the file without its suffix.
-        monitor: Metric whose lowest value decides; None keeps the last epoch's.
+        monitor: Metric of the validation whose lowest value decides; None keeps the last epoch's.
     """
+
+    _validated_at = -1  # the step whose weights the last validation measured
 
     def __init__(self, run: Path, name: str, monitor: str | None = None) -> None:
         super().__init__(
@@ -44,7 +47,16 @@ class RunCheckpoint(ModelCheckpoint):
         return f"RunCheckpoint {self.filename}"
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Nothing: it saves at the end of an epoch only."""
+        """Nothing: it saves after a validation or at the end of an epoch only."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated_at = trainer.global_step
+        if self.monitor and not trainer.is_last_batch:  # the steps to come change the weights that were measured
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.monitor or self._validated_at == trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, unless the fit ends inside the epoch: that is no epoch to compare, nor the moment to continue from."""
@@ -85,7 +97,7 @@ def print_layers(module: L.LightningModule) -> None:
 
 
 class EpochBar(TQDMProgressBar):
-    """A progress bar per epoch with the metrics of the epoch before; none where the output is no terminal."""
+    """A progress bar per epoch with its metrics as they come; none where the output is no terminal."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=25)
@@ -94,6 +106,7 @@ class EpochBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
+        trainer.progress_bar_metrics.clear()  # Lightning keeps those of the epochs before
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}")
 
     def init_validation_tqdm(self) -> Tqdm:
@@ -109,6 +122,9 @@ class EpochBar(TQDMProgressBar):
 class History(Callback):
     """Leaves config.yaml at the start, and one line on the terminal and one row in metrics.csv for every epoch.
 
+    A row holds what was logged in its epoch and nothing else, the last value of each name: Lightning's own
+    callback_metrics keep those of the epochs before.
+
     Args:
         run: Folder for the two files.
         config: The whole configuration as YAML.
@@ -120,8 +136,10 @@ class History(Callback):
         self.config = config
         self.show = show
         self.rows: list[dict[str, float]] = []
+        self.metrics: dict[str, float] = {}  # logged in this epoch so far, beside its number and learning rate
+        self._before: dict[str, Any] | None = None  # what Lightning keeps of the epochs before
+        self._validated_at = -1  # the step whose weights the last validation measured
         self._started = 0.0
-        self._lr = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -130,16 +148,33 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # a scheduler steps before the epoch ends
+        lr = trainer.optimizers[0].param_groups[0]["lr"]  # a scheduler steps before the epoch ends
+        self.metrics = {"epoch": trainer.current_epoch + 1, "lr": lr}
+        self._before = dict(trainer.callback_metrics)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = {name: trainer.callback_metrics[name].item() for name in METRICS if name in trainer.callback_metrics}
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._before is None:  # inside an epoch that is resumed, whose start does not come again
+            self._before = dict(trainer.callback_metrics)
+
+    def _collect(self, trainer: L.Trainer) -> None:
+        logged, before = trainer.callback_metrics.items(), self._before or {}
+        self.metrics |= {name: value.item() for name, value in logged if value is not before.get(name)}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._collect(trainer)
+            self._validated_at = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.log_train_metrics()
+        self._collect(trainer)
         seconds = time.perf_counter() - self._started
+        row = {name: self.metrics[name] for name in COLUMNS if name in self.metrics} | {"seconds": round(seconds, 3)}
         epoch = trainer.current_epoch + 1
-        self.rows.append({"epoch": epoch, **metrics, "lr": self._lr, "seconds": round(seconds, 3)})
+        self.rows = [*(row for row in self.rows if row["epoch"] < epoch), row]  # one that ended early may have gone on
         if trainer.is_global_zero:
             text = "  ".join(
-                f"{name.replace('train/', '').replace('/', '_')} {value:.4f}" for name, value in metrics.items()
+                f"{name.replace('train/', '').replace('/', '_')} {row[name]:.4f}" for name in METRICS if name in row
             )
             if self.show:
                 pl_module.print(f"epoch {epoch:>2}/{trainer.max_epochs}  {text}  {seconds:.1f} s")
@@ -147,18 +182,32 @@ class History(Callback):
 
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["epoch", *METRICS, "lr", "seconds"], lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         with write_whole(self.run / "metrics.csv") as part:
             part.write_text(text.getvalue())
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave in a checkpoint the metrics of its epoch, those of the validation if it measured these very weights."""
+        measured = self._validated_at == trainer.global_step
+        checkpoint["metrics"] = {
+            name: value for name, value in self.metrics.items() if measured or not name.startswith("val/")
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "lr": self._lr, "seconds": time.perf_counter() - self._started}
+        seconds = time.perf_counter() - self._started
+        return {
+            "rows": self.rows,
+            "metrics": self.metrics,
+            "validated_at": self._validated_at,
+            "seconds": seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
-        self._lr = state_dict["lr"]  # inside an epoch, its start does not come again
+        self.metrics = state_dict["metrics"]
+        self._validated_at = state_dict["validated_at"]
         self._started = time.perf_counter() - state_dict["seconds"]
 
 

@@ -1,6 +1,5 @@
 """The training system around the network: loss, metrics and optimizer."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import ModuleType
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist import fast
@@ -35,7 +34,7 @@ class Classifier(L.LightningModule):
             or one per layer.
         optimizer: Name of a class in torch.optim, such as RMSprop, Adam, SGD, Adagrad, Adadelta, Adamax or NAdam.
         lr: Learning rate at the start, 0 or above.
-        weight_decay: Weight decay as the optimizer defines it, 0 or above.
+        weight_decay: Weight decay as the optimizer defines it, 0 or above; none leaves the optimizer's own default.
         optimizer_options: Further arguments of the optimizer. RMSprop has alpha 0.9 and eps 1e-7 unless given here;
             the other optimizers keep PyTorch's defaults.
         lr_scheduler: Name of a class in torch.optim.lr_scheduler; none keeps the learning rate constant.
@@ -59,7 +58,7 @@ class Classifier(L.LightningModule):
         dropout: float | Sequence[float] = 0.0,
         optimizer: str = "RMSprop",
         lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         optimizer_options: dict[str, Any] | None = None,
         lr_scheduler: str | None = None,
         lr_scheduler_options: dict[str, Any] | None = None,
@@ -70,7 +69,7 @@ class Classifier(L.LightningModule):
         if steps_per_execution < 1:
             raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"{name}: {value} is not at least 0")
         self.save_hyperparameters()
         self.optimizer = optimizer
@@ -85,7 +84,7 @@ class Classifier(L.LightningModule):
         self.graphed_step: fast.GraphedStep | None = None
         self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
         self.example_input_array = torch.zeros(1, 784)
-        self.uncounted: defaultdict[str, list[Answers]] = defaultdict(list)  # by stage
+        self.uncounted: list[Answers] = []  # of the training steps of this epoch, until the next begins
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(10, average="micro", validate_args=False))
@@ -94,8 +93,14 @@ class Classifier(L.LightningModule):
         """Logits of a batch: (B, 784) float32 in [0, 1] -> (B, 10) float32."""
         return cast(Tensor, self.model(pixels))
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
+        """Forget what a fit, validation or test that was broken off has counted."""
         self.uncounted.clear()
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
+    def on_fit_start(self) -> None:
         if self.steps_per_execution > 1:
             fast.refuse_what_does_not_combine(self.trainer, self.steps_per_execution)
         if self.global_rank > 0:  # so that every device drops other activations
@@ -110,14 +115,8 @@ class Classifier(L.LightningModule):
         logits = self.forward(pixels)  # (B, 784) -> (B, 10)
         return F.cross_entropy(logits, labels, reduction="none"), logits
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        losses, logits = self.losses(batch)
-        self.uncounted[stage].append((losses.detach(), logits.detach(), batch[1]))
-        return losses, logits
-
-    def _log(self, stage: str) -> None:
-        """Count the batches since the last call in the metrics of a stage, and log these as one value per epoch."""
-        losses, logits, labels = map(torch.cat, zip(*self.uncounted.pop(stage), strict=True))
+    def _log(self, stage: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count answers in the metrics of a stage, and log these as one value per epoch."""
         getattr(self, f"{stage}_loss").update(losses)
         getattr(self, f"{stage}_accuracy").update(logits, labels)
         for metric in ("loss", "accuracy"):
@@ -128,23 +127,36 @@ class Classifier(L.LightningModule):
         if isinstance(batch, list):
             loss = fast.run_steps(self, batch)
         else:
-            losses, _ = self._step(batch, "train")
+            losses, logits = self.losses(batch)
+            self.uncounted.append((losses.detach(), logits.detach(), batch[1]))
             loss = losses.mean()
             if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
                 share = torch.tensor(float(len(losses)), device=self.device)
                 loss = losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
-        if self.trainer.is_last_batch:
-            self._log("train")  # all steps at once, which costs the others nothing
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        self.uncounted.clear()
+
+    def on_train_epoch_end(self) -> None:
+        self.log_train_metrics()
+
+    def log_train_metrics(self) -> None:
+        """Log the metrics of the steps of this epoch, also of one that ends early; a second call changes nothing.
+
+        All steps are counted at once, which costs each of them nothing. A callback whose on_train_epoch_end needs these
+        metrics calls this first, since Lightning calls it before that of the module.
+        """
+        if self.uncounted and not self.train_loss.update_count:
+            self._log("train", *map(torch.cat, zip(*self.uncounted, strict=True)))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
-        self._log("val")
+        self._log("val", *self.losses(batch), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count a batch and return its probabilities, (B, 10) float32."""
-        _, logits = self._step(batch, "test")
-        self._log("test")
+        losses, logits = self.losses(batch)
+        self._log("test", losses, logits, batch[1])
         return logits.softmax(dim=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -158,8 +170,10 @@ class Classifier(L.LightningModule):
         Raises:
             ValueError: PyTorch has no such class or refuses its options; the message names the argument.
         """
+        for name in self.optimizer_options.keys() & {"lr", "weight_decay"}:
+            raise ValueError(f"optimizer_options: {name} has an option of its own, --model.{name}")
         options = {**RECIPE.get(self.optimizer, {}), **self.optimizer_options}
-        if self.weight_decay:
+        if self.weight_decay is not None:
             options["weight_decay"] = self.weight_decay
         parameters = self.parameters()
         if self.steps_per_execution > 1 and self.optimizer == "RMSprop" and options.keys() <= fast.FLAT_OPTIONS:

@@ -40,6 +40,7 @@ class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
     checkpoint: Path | None = None  # what is resumed or evaluated
+    saved: Any = None  # what it holds
     steps_before: int | None = None  # what the fit that is resumed had trained
     purge_step: int | None = None  # what a stopped fit logged from here on is logged again
     run: Path | None = None  # where this run leaves its files; none with --trainer.fast_dev_run
@@ -103,7 +104,7 @@ class CLI(LightningCLI):
         if name:
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
             self.checkpoint = checkpoint = find_checkpoint(name, logs)
-            saved = read_checkpoint(checkpoint)
+            self.saved = saved = read_checkpoint(checkpoint)
             trained = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
             layer = json.dumps(trained)
             if command != "fit":
@@ -137,7 +138,9 @@ class CLI(LightningCLI):
         if options.enable_progress_bar is not False:
             shown.append(callbacks.EpochBar())
         kwargs["enable_model_summary"] = False  # fit prints a table of its own
-        if not options.fast_dev_run:
+        if self.subcommand == "validate":  # which leaves nothing
+            kwargs |= {"enable_checkpointing": False, "logger": options.logger not in (None, True) and options.logger}
+        elif not options.fast_dev_run:
             self.run = self._choose_run(Path(options.default_root_dir or ".") / LOGS)
             if options.logger in (None, True):
                 logs = self.run.parent
@@ -174,7 +177,7 @@ class CLI(LightningCLI):
             history,
             Dashboard(run, history, shown, config.skip),
             callbacks.StopOnDivergence(),
-            ExactResume(self._decisive()),
+            ExactResume(history, self._decisive()),
         ]
         if options.enable_checkpointing is not False:
             result += [
@@ -186,9 +189,18 @@ class CLI(LightningCLI):
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
-        if self.checkpoint and (run := run_of(self.checkpoint)):
+        if self.checkpoint and (run := run_of(self.checkpoint)) and not self._tests_other_images():
             return run
         return (new_run(logs) if is_first_process() else logs / "chosen_by_first_process").resolve()
+
+    def _tests_other_images(self) -> bool:
+        """Whether this tests another data set than the checkpoint's or a part of it, which is no result of its run."""
+        if self.subcommand != "test":
+            return False
+        options = self.config_init.test
+        limit = options.trainer.limit_test_batches  # 1 is one batch, 1.0 all of them
+        part = isinstance(limit, int) or limit not in (None, 1.0)
+        return part or options.data.dataset != self.saved["datamodule_hyper_parameters"]["dataset"]
 
     def _forget_empty_run(self) -> None:
         if self.run:
@@ -223,7 +235,13 @@ class CLI(LightningCLI):
 
     def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Evaluate a checkpoint on the test images."""
-        self.trainer.test(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+        loop = self.trainer.fit_loop  # from which TensorBoard's step is taken: that of the checkpoint
+        loop.load_state_dict(self.saved["loops"]["fit_loop"])
+        loop.epoch_loop._batches_that_stepped = self.saved["global_step"]
+        try:
+            self.trainer.test(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+        finally:
+            self._forget_empty_run()
         self._print_metrics("test")
 
     def _print_metrics(self, stage: str) -> None:

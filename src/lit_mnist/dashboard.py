@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -51,16 +52,17 @@ class Dashboard(Callback):
         for summary in hparams(plain, dict.fromkeys(("test/accuracy", "test/loss", *reversed(METRICS)))):
             writer._get_file_writer().add_summary(summary)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_last_batch:
             return  # the fit ends inside the epoch; one that continues from there shows it whole
         row = self.history.rows[-1]
         step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
+        images = torch.tensor(sum(len(labels) for *_, labels in pl_module.uncounted), device=pl_module.device)
+        images = trainer.strategy.reduce(images, reduce_op="sum")
         for writer in writers(trainer):
             if "throughput" not in self.skip:
-                images = len(trainer.datamodule.images("train")[1])  # type: ignore[attr-defined]
                 writer.add_scalar("lr", row["lr"], step)
-                writer.add_scalar("images_per_second", images / row["seconds"], step)
+                writer.add_scalar("images_per_second", images.item() / max(row["seconds"], 0.001), step)
             if "histograms" not in self.skip:
                 for name, parameter in pl_module.named_parameters():
                     writer.add_histogram(name.removeprefix("model."), parameter, trainer.current_epoch + 1)

@@ -26,8 +26,9 @@ TestPart = Literal["confusion", "mistakes", "calibration", "pr_curves", "embeddi
 class Evaluation(Callback):
     """Collects the answers of a test and leaves what they show in the run folder and in TensorBoard.
 
-    It writes test.json (loss, accuracy, expected calibration error), per_class.csv (precision, recall, F1 and support
-    of each digit), confusion.png, mistakes.png (the 36 wrong answers of the highest probability) and calibration.png.
+    It writes test.json (checkpoint, data set, split, number of images, loss, accuracy, expected calibration error),
+    per_class.csv (precision, recall, F1 and support of each digit), confusion.png, mistakes.png (the 36 wrong answers
+    of the highest probability) and calibration.png.
 
     Args:
         run: Folder for the files.
@@ -59,7 +60,8 @@ class Evaluation(Callback):
         images = trainer.datamodule.images("test")[0][: len(labels)]  # type: ignore[attr-defined]
         error = classification.multiclass_calibration_error(probabilities, labels, 10, n_bins=15).item()
         scores = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
-        self._write_json({"checkpoint": self.checkpoint, **scores, "calibration_error": error, "images": len(labels)})
+        tested = {"checkpoint": self.checkpoint, "dataset": trainer.datamodule.dataset, "split": "test"}  # type: ignore[attr-defined]
+        self._write_json({**tested, "images": len(labels), **scores, "calibration_error": error})
         self._write_scores_per_digit(probabilities, labels)
         self._draw(trainer, images, labels, probabilities, error)
         for writer in writers(trainer):

@@ -194,7 +194,7 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
             losses.mean().backward()
             optimizer.step()
             torch.clear_autocast_cache()  # it holds the weights of before this step
-        module.uncounted["train"].append((losses.detach(), logits.detach(), batch[1]))
+        module.uncounted.append((losses.detach(), logits.detach(), batch[1]))
         progress.increment_ready()
         progress.increment_completed()
         for config in schedulers:

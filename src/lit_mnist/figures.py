@@ -57,6 +57,12 @@ def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
     return min((row for row in rows if "val/loss" in row), key=lambda row: row["val/loss"], default=None)
 
 
+def curve(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """The epochs that have a metric, and its values there: a line goes on over the epochs without it."""
+    measured = [row for row in rows if name in row]
+    return [row["epoch"] for row in measured], [row[name] for row in measured]
+
+
 def history(rows: Sequence[dict[str, float]]) -> "Figure":
     """Loss above and accuracy below over the epochs, train and val, with the best epoch marked.
 
@@ -64,11 +70,10 @@ def history(rows: Sequence[dict[str, float]]) -> "Figure":
         rows: One dict per epoch, as `lit_mnist.runs.read_metrics` gives them.
     """
     figure, both = new_figure(7, 5.6, rows=2, sharex=True)
-    epochs = [row["epoch"] for row in rows]
     best = best_row(rows)
     for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
         for stage, color, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
-            values = [row.get(f"{stage}/{metric}", math.nan) for row in rows]
+            epochs, values = curve(rows, f"{stage}/{metric}")
             axes.plot(epochs, values, color=color, marker=marker, markersize=4, label=stage)
         if best:
             axes.axvline(best["epoch"], color="black", linestyle=":", linewidth=1, zorder=0)
@@ -98,8 +103,7 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
     for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
         for color, rows in zip(colors, histories.values(), strict=True):
             for stage, style in (("train", "--"), ("val", "-")):
-                values = [row.get(f"{stage}/{metric}", math.nan) for row in rows]
-                axes.plot([row["epoch"] for row in rows], values, style, color=color)
+                axes.plot(*curve(rows, f"{stage}/{metric}"), style, color=color)
         axes.set_title(metric, fontsize="medium")
         plain_axes(axes)
         epochs_below(axes)

@@ -125,6 +125,7 @@ def compare(runs: list[Run]) -> list[list[str]]:
 def _figures(run: Run) -> dict[str, str]:
     """The numbers of a run by their names, a dash where there is none."""
     last, best = run.rows[-1], figures.best_row(run.rows) or {}
+    test = run.test if run.test.get("dataset") == run.options.get("data.dataset") else {}
 
     def number(row: dict[str, float], name: str) -> str:
         return f"{row[name]:.4f}" if name in row else "-"
@@ -144,17 +145,18 @@ def _figures(run: Run) -> dict[str, str]:
         "val accuracy, last": number(last, "val/accuracy"),
         "gap of loss, train - val": difference("train/loss", "val/loss"),
         "gap of accuracy, train - val": difference("train/accuracy", "val/accuracy"),
-        "tested checkpoint": str(run.test.get("checkpoint", "-")),
-        "test loss": number(run.test, "loss"),
-        "test accuracy": number(run.test, "accuracy"),
-        "test calibration error": number(run.test, "calibration_error"),
+        "tested checkpoint": str(test.get("checkpoint", "-")),
+        "test images": f"{test['images']:,}" if test else "-",
+        "test loss": number(test, "loss"),
+        "test accuracy": number(test, "accuracy"),
+        "test calibration error": number(test, "calibration_error"),
     }
 
 
 def overfitting(rows: list[dict[str, float]]) -> str:
     """A sentence on whether, where and by how much the val loss turned."""
-    best, last = figures.best_row(rows), rows[-1]
-    if best is None or "val/loss" not in last:
+    best, last = figures.best_row(rows), next((row for row in reversed(rows) if "val/loss" in row), None)
+    if best is None or last is None:
         return "Nothing was validated, so overfitting does not show."
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
     if best["epoch"] == last["epoch"]:

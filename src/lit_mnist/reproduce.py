@@ -109,7 +109,7 @@ def fit_and_test(
         "plugins": [WholeCheckpointIO()],
     }
     history = History(run, yaml.safe_dump(config, sort_keys=False), show=False)
-    kept = [history, StopOnDivergence(), ExactResume(), RunCheckpoint(run, "last"), EachEpoch(each_epoch)]
+    kept = [history, StopOnDivergence(), ExactResume(history), RunCheckpoint(run, "last"), EachEpoch(each_epoch)]
     last = run / "checkpoints" / "last.ckpt"
     trainer = L.Trainer(max_epochs=epochs, callbacks=kept, **quiet)
     trainer.fit(model, data, ckpt_path=last if last.is_file() else None)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lit_mnist.callbacks import History
 from lit_mnist.checkpoint import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -26,16 +27,19 @@ NO_WAY_ON = {  # moments of a checkpoint where something of the epoch is missing
 class ExactResume(Callback):
     """Keeps in the checkpoint what Lightning leaves out and a bit-identical continuation needs.
 
-    That is, for each process, the random state that dropout draws from, what the train metrics have yet to count and
+    That is, for each process, the random state that dropout draws from, what the train metrics of the epoch count and
     the gradients of an accumulation that goes on; for all, the metrics that callbacks look at and a wish to stop. The
     order of the samples and the place in it are the data loader's. ReduceLROnPlateau steps here, before the checkpoint
-    of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed.
+    of the epoch is written: Lightning steps it afterwards, and not at all in an epoch that was resumed. It takes the
+    val loss of the epoch that ends, and waits where that has none.
 
     Args:
+        history: Knows the metrics of the epoch; it has to stand before this callback in the Trainer's list.
         options: What the result depends on and the fit was started with, as plain data.
     """
 
-    def __init__(self, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, history: History, options: dict[str, Any] | None = None) -> None:
+        self.history = history
         self.options = options or {}
         self._saved: dict[str, Any] | None = None
         self._plateaus: list[ReduceLROnPlateau] = []
@@ -44,7 +48,7 @@ class ExactResume(Callback):
         process: dict[str, Any] = {"device": pl_module.device.type, "random": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             process["random_cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        if uncounted := _uncounted(pl_module):
+        if (uncounted := _uncounted(pl_module)) and not trainer.is_last_batch:  # the epoch is to go on
             process["uncounted"] = [torch.cat(parts).cpu() for parts in zip(*uncounted, strict=True)]
         if trainer.fit_loop._should_accumulate():
             process["gradients"] = [parameter.grad for parameter in pl_module.parameters()]
@@ -99,14 +103,14 @@ class ExactResume(Callback):
             parameter.grad = None if gradient is None else gradient.to(device)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for scheduler in self._plateaus:
-            if "val/loss" in trainer.callback_metrics and trainer.is_last_batch:
-                scheduler.step(trainer.callback_metrics["val/loss"])
+        if "val/loss" in self.history.metrics and trainer.is_last_batch:  # not in an epoch that ends early
+            for scheduler in self._plateaus:
+                scheduler.step(self.history.metrics["val/loss"])
 
 
 def _uncounted(module: Any) -> list[Any]:
-    """What a Classifier has yet to count of its train metrics."""
-    return module.uncounted["train"]  # type: ignore[no-any-return]
+    """What the train metrics of the epoch are counted from."""
+    return module.uncounted  # type: ignore[no-any-return]
 
 
 def _no_way_on(trainer: L.Trainer) -> str | None:
