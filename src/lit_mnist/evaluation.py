@@ -54,7 +54,7 @@ class Evaluation(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         probabilities, labels = _gather(self._batches, trainer.world_size)  # (N, 10) float32, (N,) int64
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not probabilities.isfinite().all():  # which leaves nothing to show
             return
         images = trainer.datamodule.images("test")[0][: len(labels)]  # type: ignore[attr-defined]
         error = classification.multiclass_calibration_error(probabilities, labels, 10, n_bins=15).item()
