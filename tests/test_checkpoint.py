@@ -78,9 +78,9 @@ DAMAGED = "is damaged or no checkpoint"
 OTHER = "is a checkpoint of another program, not one that lit_mnist wrote"
 BAD = [
     (malicious_zip, CODE),
-    (malicious_legacy, CODE),
-    (malicious_pickle, CODE),
-    (malicious_protocol_0, CODE),
+    (malicious_legacy, DAMAGED),
+    (malicious_pickle, DAMAGED),
+    (malicious_protocol_0, DAMAGED),
     (truncated, DAMAGED),
     (cut_in_half, DAMAGED),
     (empty, DAMAGED),

@@ -12,6 +12,7 @@ from reliability import DIGITS, RUN, assert_one_line, assert_same_run, content, 
 from test_resume import TWO, curves, every, fit_on_two
 
 from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist.callbacks import History
 from lit_mnist.checkpoint import WholeCheckpointIO
 from lit_mnist.resume import ExactResume, StopInsideEpoch
 
@@ -179,7 +180,9 @@ def test_a_signal_within_any_batch_loses_no_gradient_and_no_validation(
     def train(*callbacks: Callback, **options: Any) -> tuple[dict[str, Any], list[str]]:
         seen = EarlyStopping("val/loss", patience=100)  # which remembers the best of all validations
         L.seed_everything(0)
-        model, own = Classifier(hidden_sizes=[16], dropout=0.5), [ExactResume(), StopInsideEpoch(path), seen]
+        history = History(tmp_path, "", show=False)
+        own = [history, ExactResume(history), StopInsideEpoch(path), seen]
+        model = Classifier(hidden_sizes=[16], dropout=0.5)
         limits = {"max_epochs": 3, "accumulate_grad_batches": 3, "val_check_interval": 4, "limit_train_batches": 10}
         trainer = quiet(
             **limits, enable_checkpointing=True, callbacks=[*callbacks, *own], plugins=[WholeCheckpointIO()]

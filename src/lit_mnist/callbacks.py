@@ -7,9 +7,10 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -55,18 +56,22 @@ class RunCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.monitor or self._validated_at == trainer.global_step:
+        """Save, unless the fit ends inside the epoch: that is no epoch to compare, nor the moment to continue from."""
+        if trainer.is_last_batch and (not self.monitor or self._validated_at == trainer.global_step):
             super().on_train_epoch_end(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, unless the fit ends inside the epoch: that is no epoch to compare, nor the moment to continue from."""
-        if trainer.is_last_batch:
-            super().on_train_epoch_end(trainer, pl_module)
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-        if self.best_model_path and self.dirpath:
-            self.best_model_path = str(Path(self.dirpath, Path(self.best_model_path).name))
+        """Continue from the score; where the file lies follows from the run folder, never from what was read."""
+        path = Path(self.format_checkpoint_name({}))
+        if path.is_file():
+            self.best_model_path = str(path)
+            if (score := state_dict["best_score"]) is not None:
+                self.best_model_score = self.kth_value = torch.as_tensor(float(score))
+                self.best_k_models = {str(path): self.best_model_score}
+                self.kth_best_model_path = str(path)
 
 
 class NoProfiler(PassThroughProfiler):
@@ -216,14 +221,17 @@ class DivergedError(Exception):
 
 
 class StopOnDivergence(Callback):
-    """Stops as soon as the loss is infinite or not a number.
+    """Stops as soon as the loss is infinite or not a number, or weights at the end of an epoch are.
 
     On a GPU it looks at every 50th step only, since looking makes the GPU wait; such a loss never recovers.
     """
 
+    stepped = False  # whether a step has been taken
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.stepped = True
         if pl_module.device.type != "cpu" and batch_idx % 50 and not trainer.is_last_batch:
             return
         if not math.isfinite(outputs["loss"].sum()):
@@ -233,3 +241,17 @@ class StopOnDivergence(Callback):
                 f"the loss became {losses[first].item()} in epoch {trainer.current_epoch + 1}, step"
                 f" {trainer.global_step - len(losses) + first + 1}; try a lower --model.lr"
             )
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not math.isfinite(trainer.callback_metrics.get("val/loss", 0)):
+            self._stop(trainer, "the val loss")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not torch.nn.utils.get_total_norm(pl_module.parameters()).isfinite():
+            self._stop(trainer, "the norm of the weights")
+
+    def _stop(self, trainer: L.Trainer, what: str) -> NoReturn:
+        raise DivergedError(
+            f"{what} became infinite or not a number in epoch {trainer.current_epoch + 1}, step {trainer.global_step};"
+            " try a lower --model.lr"
+        )

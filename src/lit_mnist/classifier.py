@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
@@ -16,12 +17,17 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist import fast
+from lit_mnist.checkpoint import CheckpointError, make, read_checkpoint
 from lit_mnist.model import MLP
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Keras' RMSprop, where torch.optim's defaults are alpha 0.99 and eps 1e-8. Both add eps outside the square root.
 RECIPE: dict[str, dict[str, Any]] = {"RMSprop": {"alpha": 0.9, "eps": 1e-7}}
 
 Batch = tuple[Tensor, Tensor]  # (B, 784) float32 in [0, 1], (B,) int64
+Option = bool | int | float | str | None
 Answers = tuple[Tensor, Tensor, Tensor]  # losses (B,) float32, logits (B, 10) float32, labels (B,) int64
 
 
@@ -59,9 +65,9 @@ class Classifier(L.LightningModule):
         optimizer: str = "RMSprop",
         lr: float = 1e-3,
         weight_decay: float | None = None,
-        optimizer_options: dict[str, Any] | None = None,
+        optimizer_options: dict[str, Option | list[Option]] | None = None,
         lr_scheduler: str | None = None,
-        lr_scheduler_options: dict[str, Any] | None = None,
+        lr_scheduler_options: dict[str, Option | list[Option]] | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         steps_per_execution: int = 1,
     ) -> None:
@@ -88,6 +94,30 @@ class Classifier(L.LightningModule):
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(10, average="micro", validate_args=False))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # what it leaves out would let a checkpoint name code
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **options: Any
+    ) -> "Self":
+        """A classifier with the options and weights of a checkpoint, which is read as data.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: The device that the classifier is put on.
+            options: Options that take the place of the checkpoint's.
+
+        Raises:
+            CheckpointError: There is no such file, or it cannot be used.
+        """
+        saved = read_checkpoint(checkpoint_path)
+        weights = saved["state_dict"]
+        with torch.device("meta"):  # whatever sizes the options name, it takes no memory
+            expected = make(cls, checkpoint_path, saved["hyper_parameters"]).state_dict()
+        if {name: weight.shape for name, weight in weights.items()} != {name: x.shape for name, x in expected.items()}:
+            raise CheckpointError(f"{checkpoint_path}: its weights do not fit the options that it holds")
+        classifier = cls(**{**saved["hyper_parameters"], **options})
+        classifier.load_state_dict(weights)
+        return classifier.to(map_location)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of a batch: (B, 784) float32 in [0, 1] -> (B, 10) float32."""

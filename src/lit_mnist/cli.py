@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_mnist import callbacks
-from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, make, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
 from lit_mnist.dashboard import Dashboard, FitPart
@@ -25,7 +26,7 @@ from lit_mnist.errors import fail, is_first_process
 from lit_mnist.evaluation import Evaluation, TestPart
 from lit_mnist.fast import refuse_what_does_not_combine
 from lit_mnist.resume import ExactResume, StopInsideEpoch
-from lit_mnist.runs import LOGS, find_checkpoint, new_run, run_of
+from lit_mnist.runs import LOGS, find_checkpoint, new_run, refuse_imports_from, run_of
 from lit_mnist.tools import TOOLS, add_tools
 
 COMMANDS = {
@@ -104,20 +105,25 @@ class CLI(LightningCLI):
         if name:
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
             self.checkpoint = checkpoint = find_checkpoint(name, logs)
-            self.saved = saved = read_checkpoint(checkpoint)
+            self.saved = saved = read_checkpoint(checkpoint, to_continue=command == "fit")
+            Classifier.load_from_checkpoint(checkpoint)  # for its message where the options cannot be used
+            make(MNISTDataModule, checkpoint, saved["datamodule_hyper_parameters"])
             trained = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
             layer = json.dumps(trained)
-            if command != "fit":
-                refuse({"model": options.get("model", Namespace()).as_dict()}, trained, checkpoint)
-            elif "resume" not in saved:
-                raise CheckpointError(f"{checkpoint}: holds weights alone, which a fit cannot continue from")
+            if command == "fit":
+                try:
+                    batch = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+                    self.steps_before = saved["global_step"]
+                    self.purge_step = self.steps_before - (batch["completed"] < batch["ready"])
+                    trained = saved["resume"]["options"] | trained
+                    layer = json.dumps(importing_nothing(trained))
+                except (AttributeError, KeyError, TypeError) as error:
+                    raise CheckpointError(f"{checkpoint}: the state of its fit is damaged: {error!r}") from error
+                if run := run_of(checkpoint):
+                    refuse_imports_from(run)
+                    layer = str(run / "config.yaml")
             else:
-                batch = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-                self.steps_before = saved["global_step"]
-                self.purge_step = self.steps_before - (batch["completed"] < batch["ready"])
-                trained |= saved["resume"]["options"]
-                run = run_of(checkpoint)
-                layer = str(run / "config.yaml") if run else json.dumps(importing_nothing(trained))
+                refuse({"model": options.get("model", Namespace()).as_dict()}, trained, checkpoint)
             position = args.index(command) + 1
             args[position:position] = ["--config", layer]
         self.config = parser.parse_args(args)
@@ -160,7 +166,7 @@ class CLI(LightningCLI):
                 shown.append(Evaluation(self.run, self.checkpoint.name, self.config.test.skip))
         kwargs["profiler"] = options.profiler or callbacks.NoProfiler()
         kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
-        kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO()]
+        kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO(self.run and self.run / "checkpoints")]
         self.save_config_callback = None  # ours writes into the run folder also where there is no logger
         try:
             return super().instantiate_trainer(**kwargs)
@@ -174,9 +180,9 @@ class CLI(LightningCLI):
         shown = {name: value for name, value in shown.items() if name not in CHANGEABLE}
         history = callbacks.History(run, self._parser("fit").dump(config, skip_unset=False))
         result = [
+            callbacks.StopOnDivergence(),  # first, since nobody can show what is no number
             history,
             Dashboard(run, history, shown, config.skip),
-            callbacks.StopOnDivergence(),
             ExactResume(history, self._decisive()),
         ]
         if options.enable_checkpointing is not False:
@@ -216,6 +222,10 @@ class CLI(LightningCLI):
             if self.config_init.fit.trainer.enable_model_summary is not False and is_first_process():
                 callbacks.print_layers(model)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if self.checkpoint is None or self._took_a_step():
+                raise
+            raise CheckpointError(f"{self.checkpoint}: cannot be continued: {type(error).__name__}: {error}") from error
         finally:
             self._forget_empty_run()
         if not self.run or not self.trainer.is_global_zero:
@@ -228,18 +238,23 @@ class CLI(LightningCLI):
             print(f"best checkpoint  {relative(best.best_model_path)}  (val_loss {best.best_model_score:.4f})")
             print(f"test it with     python -m lit_mnist test --ckpt_path {relative(best.best_model_path)}")
 
+    def _took_a_step(self) -> bool:
+        return any(getattr(callback, "stepped", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+
     def validate(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Evaluate a checkpoint on the validation images."""
-        self.trainer.validate(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+        model.load_state_dict(self.saved["state_dict"])  # all that is needed of the checkpoint
+        self.trainer.validate(model, datamodule, verbose=False)
         self._print_metrics("val")
 
     def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Evaluate a checkpoint on the test images."""
-        loop = self.trainer.fit_loop  # from which TensorBoard's step is taken: that of the checkpoint
-        loop.load_state_dict(self.saved["loops"]["fit_loop"])
-        loop.epoch_loop._batches_that_stepped = self.saved["global_step"]
+        model.load_state_dict(self.saved["state_dict"])  # all that is needed of the checkpoint
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.saved[
+            "global_step"
+        ]  # the step that loggers write
         try:
-            self.trainer.test(model, datamodule, ckpt_path=self.checkpoint, verbose=False)
+            self.trainer.test(model, datamodule, verbose=False)
         finally:
             self._forget_empty_run()
         self._print_metrics("test")
@@ -247,6 +262,8 @@ class CLI(LightningCLI):
     def _print_metrics(self, stage: str) -> None:
         if self.trainer.is_global_zero:
             loss, accuracy = (self.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("loss", "accuracy"))
+            if not math.isfinite(loss):
+                raise CheckpointError(f"{self.checkpoint}: its loss is {loss}, not a number")
             print(f"{stage}_loss {loss:.4f}  {stage}_accuracy {accuracy:.4f}")
             if self.run:
                 print_run(self.run)

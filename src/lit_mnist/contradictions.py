@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lit_mnist.checkpoint import CheckpointError
+from lit_mnist.checkpoint import CheckpointError, is_scalar
 
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # of the model's and the data's options, those that change no result
 DECISIVE = (  # of the Trainer's, those that do; how long, where and what is shown may change
@@ -28,9 +28,9 @@ def decisive(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def importing_nothing(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that a checkpoint holds without the Trainer's callbacks, which may be classes of anywhere."""
-    trainer = {name: value for name, value in options.get("trainer", {}).items() if name != "callbacks"}
-    return {**options, "trainer": trainer}
+    """Of the options that a checkpoint holds, those that name no class: without the Trainer's callbacks."""
+    trainer = {name: value for name, value in options["trainer"].items() if name in DECISIVE and is_scalar(value)}
+    return {name: options[name] for name in ("seed_everything", "model", "data")} | {"trainer": trainer}
 
 
 def refuse(options: dict[str, Any], trained: dict[str, Any], checkpoint: Path) -> None:

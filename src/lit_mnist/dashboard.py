@@ -98,4 +98,4 @@ def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
     picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=path.read_bytes())
     for writer in writers(trainer):  # whose add_image would decode and encode it anew
         summary = Summary(value=[Summary.Value(tag=f"figures/{path.stem}", image=picture)])
-        writer._get_file_writer().add_summary(summary, trainer.global_step)
+        writer._get_file_writer().add_summary(summary, trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -55,7 +55,7 @@ class Evaluation(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         probabilities, labels = _gather(self._batches, trainer.world_size)  # (N, 10) float32, (N,) int64
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not probabilities.isfinite().all():  # which leaves nothing to show
             return
         images = trainer.datamodule.images("test")[0][: len(labels)]  # type: ignore[attr-defined]
         error = classification.multiclass_calibration_error(probabilities, labels, 10, n_bins=15).item()
@@ -66,8 +66,9 @@ class Evaluation(Callback):
         self._draw(trainer, images, labels, probabilities, error)
         for writer in writers(trainer):
             if "pr_curves" not in self.skip:
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning logs
                 for digit in range(10):
-                    writer.add_pr_curve(f"test/{digit}", labels == digit, probabilities[:, digit], trainer.global_step)
+                    writer.add_pr_curve(f"test/{digit}", labels == digit, probabilities[:, digit], step)
             if "embedding" not in self.skip:
                 _show_embedding(writer, pl_module, images[:2000], labels[:2000])
 

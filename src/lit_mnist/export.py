@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from lit_mnist.atomic import write_whole
-from lit_mnist.checkpoint import read_checkpoint
+from lit_mnist.checkpoint import make, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import MNISTDataModule, rescale
 from lit_mnist.data.files import SHA256
@@ -86,9 +86,9 @@ def export(
         fail(f"--output: {path} is a folder")
 
     saved = read_checkpoint(checkpoint)
-    network = FromImages(Classifier.load_from_checkpoint(checkpoint, map_location="cpu").model)
+    network = FromImages(Classifier.load_from_checkpoint(checkpoint).model)
     other: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
-    data = MNISTDataModule.load_from_checkpoint(checkpoint, **other)
+    data = make(MNISTDataModule, checkpoint, saved["datamodule_hyper_parameters"] | other)
     data.setup("test" if data.dataset == "mnist" else None)  # the digest of other sets needs all images
     images, labels = data.images("test")
     expected = answer_all(network, images)

@@ -62,8 +62,6 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
     except RuntimeError as error:
-        if "loading state_dict" in str(error):
-            fail("the checkpoint's weights do not fit the options that it holds")
         if not re.search(r"by peer|gloo|NCCL", str(error)):
             raise
         lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"

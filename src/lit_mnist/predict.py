@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_mnist.atomic import write_whole
-from lit_mnist.checkpoint import read_checkpoint
+from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
 from lit_mnist.errors import fail
@@ -58,8 +58,7 @@ def predict(images: list[str], ckpt_path: str = "best", output: str | None = Non
     if output and not Path(output).parent.is_dir():
         fail(f"--output: there is no folder {Path(output).parent}")
     checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
-    read_checkpoint(checkpoint)  # for its messages where the checkpoint cannot be used
-    classifier = Classifier.load_from_checkpoint(checkpoint, map_location="cpu")
+    classifier = Classifier.load_from_checkpoint(checkpoint)
     failed = 0
 
     def report(file: Path, error: ImageError) -> None:
@@ -121,6 +120,8 @@ def predict_images(
         batches = torch.stack(prepared).split(BATCH)  # (N, 28, 28) -> (B, 28, 28) each
         logits = torch.cat([classifier(rescale(batch.to(classifier.device))) for batch in batches])
         probabilities = logits.softmax(1).float().cpu()  # (N, 10)
+    if not probabilities.isfinite().all():
+        raise CheckpointError("the answers of the model are not numbers: its training diverged")
     classifier.train(was_training)
     highest, digits = (two.tolist() for two in probabilities.topk(2))  # (N, 2) each
     return [

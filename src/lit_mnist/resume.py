@@ -1,5 +1,7 @@
 """Stopping and continuing a fit as if it had never stopped."""
 
+import hashlib
+import json
 import logging
 import signal
 import sys
@@ -65,10 +67,14 @@ class ExactResume(Callback):
             "should_stop": trainer.should_stop and not any(left is not None and left <= 0 for left in times),
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
             "processes": processes,
+            "outlines": _outlines(checkpoint),
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["resume"]
+        for name, outline in _outlines(checkpoint).items():
+            if outline != self._saved["outlines"][name]:
+                raise CheckpointError(f"the {name} of the checkpoint are not of the form in which its fit left them")
         if moment := self._saved["no_way_on"]:
             raise CheckpointError(
                 f"the checkpoint was taken {NO_WAY_ON[moment].format(self._saved['epoch'])}, where a fit cannot"
@@ -106,6 +112,21 @@ class ExactResume(Callback):
         if "val/loss" in self.history.metrics and trainer.is_last_batch:  # not in an epoch that ends early
             for scheduler in self._plateaus:
                 scheduler.step(self.history.metrics["val/loss"])
+
+
+def _outlines(checkpoint: dict[str, Any]) -> dict[str, str]:
+    """The form of each state that a fit continues with."""
+    states = ("loops", "callbacks", "optimizer_states", "lr_schedulers")
+    return {name: hashlib.sha256(json.dumps(_outline(checkpoint[name])).encode()).hexdigest() for name in states}
+
+
+def _outline(state: Any) -> Any:
+    """Names, types and shapes in a state, without its values."""
+    if isinstance(state, dict):
+        return {str(name): _outline(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_outline(value) for value in state]
+    return list(state.shape) if isinstance(state, torch.Tensor) else type(state).__name__
 
 
 def _uncounted(module: Any) -> list[Any]:

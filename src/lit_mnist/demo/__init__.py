@@ -31,7 +31,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860) -> 
         fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
     checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
     data = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
-    classifier = Classifier.load_from_checkpoint(checkpoint, map_location="cpu")
+    classifier = Classifier.load_from_checkpoint(checkpoint)
     app = application(classifier, str(checkpoint), f"trained on {data['dataset']}")
     listener = listen(host, port)
     if not is_loopback(host):
