@@ -20,7 +20,7 @@ from reliability import Ended, assert_one_line, fit, run
 from test_images import BROKEN, DIFFICULT, photo
 
 from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.images import ImageError
+from lit_mnist.image_files import ImageError
 from lit_mnist.predict import Prediction, find_images, predict_images, printable
 
 Cli = Callable[..., Result]

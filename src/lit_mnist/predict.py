@@ -17,7 +17,8 @@ from lit_mnist.checkpoint import read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
 from lit_mnist.errors import fail
-from lit_mnist.images import SUFFIXES, ImageError, load_image, prepare
+from lit_mnist.image_files import SUFFIXES, ImageError, load_image
+from lit_mnist.images import prepare
 from lit_mnist.runs import LOGS, find_checkpoint
 
 BATCH = 2000  # images that the network takes at once
