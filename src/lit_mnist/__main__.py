@@ -1,6 +1,20 @@
-"""python -m lit_mnist."""
+"""python -m lit_mnist: what a process needs before anything is imported, and the program."""
 
-from lit_mnist.main import main
+import os
+import sys
+from pathlib import Path
+
+
+def run() -> None:
+    """Run the program, whatever the environment says of matplotlib, and with output streams that may be closed."""
+    os.environ["MPLBACKEND"] = "agg"  # figures are files
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, as it stays open
+    from lit_mnist.main import main
+
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    run()

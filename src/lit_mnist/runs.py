@@ -46,7 +46,7 @@ def find_checkpoint(name: str, logs: Path) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
-    found = list(logs.glob(f"version_*/checkpoints/{name}.ckpt"))
+    found = [path for path in logs.glob(f"version_*/checkpoints/{name}.ckpt") if path.is_file()]
     if found:
         return max(found, key=lambda path: _number(path.parent.parent))
     raise CheckpointError(
