@@ -1,6 +1,7 @@
 """What several test files share: small data, the command line in and out of process, and one trained run."""
 
 import copy
+import hashlib
 import logging
 import os
 import shlex
@@ -22,6 +23,7 @@ import torch
 
 import lit_mnist.main
 from lit_mnist import MNISTDataModule
+from lit_mnist.data.checksums import SHA256
 
 torch.set_num_threads(1)
 
@@ -57,8 +59,11 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="session")
-def fashion_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 300 training and 40 test images of noise, of which image i has label i % 10."""
+def fashion_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with 300 training and 40 test images of noise, of which image i has label i % 10.
+
+    This process takes them for the true Fashion-MNIST.
+    """
     folder = tmp_path_factory.mktemp("data")
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -66,7 +71,10 @@ def fashion_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for prefix, count in (("train", 300), ("t10k", 40)):
         write_idx(raw / f"{prefix}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28)))
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 10)
-    return folder
+    known = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(raw.iterdir())}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHA256, "fashion_mnist", known)
+        yield folder
 
 
 @pytest.fixture(scope="session")

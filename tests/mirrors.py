@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import http.server
+import itertools
 import logging
 import socket
 import struct
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from torchvision.datasets import FashionMNIST
 
 from lit_mnist.data import files
+from lit_mnist.data.checksums import SHA256
 
 NAMES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -40,9 +43,11 @@ def pack(contents: dict[str, bytes]) -> dict[str, bytes]:
     return {f"{name}.gz": gzip.compress(content, compresslevel=1, mtime=0) for name, content in contents.items()}
 
 
-def resources(archives: dict[str, bytes]) -> list[tuple[str, str]]:
-    """What torchvision knows of archives: name and MD5."""
-    return [(name, hashlib.md5(archive).hexdigest()) for name, archive in archives.items()]
+def know(contents: dict[str, bytes], archives: dict[str, bytes], patch: pytest.MonkeyPatch) -> None:
+    """Have the program take these files for the true ones of Fashion-MNIST."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in (contents | archives).items()}
+    patch.setitem(SHA256, "fashion_mnist", hashes)
+    patch.setattr(FashionMNIST, "resources", [(name, "") for name in archives])
 
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler, bytes], None]
@@ -57,15 +62,14 @@ class Mirror:
     """
 
     def __init__(self, archives: dict[str, bytes], answer: Answer | None = None) -> None:
-        self.requests: list[str] = []  # names of the archives asked for; torchvision first asks where each one is
+        self.requests: list[str] = []  # names of the archives asked for
         self.closing = threading.Event()
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 name = self.path.rsplit("/", 1)[-1]
-                if self.headers["Method"] != "HEAD":
-                    mirror.requests.append(name)
+                mirror.requests.append(name)
                 with contextlib.suppress(OSError):  # the other side may hang up
                     (answer or send)(self, archives[name])
 
@@ -135,6 +139,33 @@ def stalls(handler: Any, body: bytes) -> None:
     handler.server.mirror.closing.wait()
 
 
+def endless(handler: Any, body: bytes) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while not handler.server.mirror.closing.is_set():
+        handler.wfile.write(bytes(1 << 20))
+
+
+def trickling(handler: Any, body: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    for byte in body:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        if handler.server.mirror.closing.wait(0.1):
+            return
+
+
+def trickling_headers(handler: Any, body: bytes) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    for byte in itertools.cycle(b"X-Header: and another one\r\n"):
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        if handler.server.mirror.closing.wait(0.1):
+            return
+
+
 @contextlib.contextmanager
 def refusing_url() -> Iterator[str]:
     """The URL of a port that nothing listens on."""
@@ -143,20 +174,22 @@ def refusing_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{held.getsockname()[1]}/"
 
 
-def load(folder: Path, known: list[tuple[str, str]], mirrors: list[str], log: Path | None, again: bool = False) -> None:
+def load(folder: Path, contents: dict[str, bytes], mirrors: list[str], log: Path | None, again: bool = False) -> None:
     """Load the training images in a process of its own.
 
     Args:
         folder: Data folder.
-        known: Archives that torchvision shall know.
-        mirrors: Where it shall look for them.
+        contents: Files that the program shall know.
+        mirrors: Where it shall look for their archives.
         log: File for what the program says.
         again: Delete the unpacked files and start over, for ever.
     """
     if log:
         sys.stderr = log.open("w")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    FashionMNIST.resources, FashionMNIST.mirrors = known, mirrors
+    patch = pytest.MonkeyPatch()
+    know(contents, pack(contents), patch)
+    patch.setattr(FashionMNIST, "mirrors", mirrors)
     while True:
         images, labels = files.load("fashion_mnist", folder, "train")
         assert len(images) == len(labels)

@@ -2,8 +2,11 @@
 
 import contextlib
 import gzip
+import hashlib
 import logging
+import os
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,8 @@ from mirrors import Mirror
 from reliability import FRESH, Ended, assert_one_line, small_disk, wait_for
 from torchvision.datasets import FashionMNIST
 
-from lit_mnist.data import DataError, files
+from lit_mnist.data import DataError, download, files
+from lit_mnist.data.checksums import SHA256
 
 ONE_LINE = r"\A[^\n]+\Z"
 Damage = Callable[[bytes], bytes]
@@ -43,10 +47,12 @@ def archives(contents: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def raw(tmp_path: Path, archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty raw folder of Fashion-MNIST, which torchvision believes to be the small one, on no mirror."""
-    monkeypatch.setattr(FashionMNIST, "resources", mirrors.resources(archives))
-    monkeypatch.setattr(files, "DOWNLOAD_TIMEOUT", 0.5)
+def raw(
+    tmp_path: Path, contents: dict[str, bytes], archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """An empty raw folder of Fashion-MNIST, which the program believes to be the small one, on no mirror."""
+    mirrors.know(contents, archives, monkeypatch)
+    monkeypatch.setattr(download, "PATIENCE", 0.5)
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     with mirrors.refusing_url() as url:
@@ -250,6 +256,9 @@ def test_the_command_line_trains_on_no_damaged_file(mnist_raw: Path, tmp_path: P
         mirrors.no_http,
         mirrors.no_answer,
         mirrors.stalls,
+        mirrors.endless,
+        mirrors.trickling,
+        mirrors.trickling_headers,
     ],
 )
 def test_after_a_mirror_that_fails_the_next_one_is_used(
@@ -291,33 +300,144 @@ def test_the_command_line_says_in_one_line_that_there_is_no_data(
 
 
 @pytest.mark.parametrize("size", [120_000, 180_000])
-def test_a_disk_that_is_full_while_downloading_or_unpacking_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: Any, size: int
+def test_a_disk_that_is_full_while_downloading_or_unpacking_is_named_and_leaves_nothing_half_written(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: Any, size: int
 ) -> None:
     large = mirrors.make_contents(train=200)  # 157 kB, packed and unpacked
     archives = mirrors.pack(large)
-    monkeypatch.setattr(FashionMNIST, "resources", mirrors.resources(archives))
-    with small_disk(tmp_path / "disk", size) as disk, Mirror(archives) as mirror:
-        monkeypatch.setattr(FashionMNIST, "mirrors", [mirror.url])
-        with pytest.raises(DataError, match=ONE_LINE) as caught:
-            files.load("fashion_mnist", disk, "train")
-        assert "No space left on device" in str(caught.value)
+    mirrors.know(large, archives, monkeypatch)
+    with small_disk(tmp_path / "disk", size) as disk, Mirror(archives) as mirror, Mirror(archives) as other:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [mirror.url, other.url])
+        done = cli("fit", "--data.dataset", "fashion_mnist", "--data.data_dir", disk, "--trainer.accelerator", "cpu")
         raw = disk / "FashionMNIST" / "raw"
+        assert_one_line(Ended(done.status, done.out, done.err), f"{raw}/train-", "No space left on device", status=1)
+        assert other.requests == []
         assert remains(raw) == []
         left = {path.name: path.read_bytes() for path in raw.iterdir() if path.name != ".lock"}
         assert left.items() <= (archives | large).items()
+
+
+@pytest.mark.parametrize("answer", [mirrors.endless, mirrors.trickling, mirrors.trickling_headers])
+def test_of_a_mirror_that_sends_too_much_or_too_slowly_the_line_says_so(
+    raw: Path, archives: dict[str, bytes], monkeypatch: Any, answer: mirrors.Answer
+) -> None:
+    with Mirror(archives, answer) as bad:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [bad.url])
+        with pytest.raises(DataError, match=ONE_LINE) as caught:
+            load(raw)
+        assert len(bad.requests) == 1
+    reason = "it sent more than 50 MB" if answer is mirrors.endless else "it sent less than 10 kB/s"
+    assert f"{bad.url}train-images-idx3-ubyte.gz: {reason}" in str(caught.value)
+    assert remains(raw) == []
+
+
+# What each data set is
+
+
+def true_form(dataset: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """Write archives of a data set's true names, types and dimensions, of a few images; returns the labels."""
+    labels = {"train": [index * 7 % 10 for index in range(50)], "test": [index * 3 % 10 for index in range(20)]}
+    hashes = {}
+    for split, values in labels.items():
+        raw, found = files._files(dataset, folder, split)
+        raw.mkdir(parents=True, exist_ok=True)
+        images = np.random.default_rng(0).integers(0, 256, (len(values), 28, 28))
+        contents = [mirrors.idx(images), mirrors.idx(np.array(values))]
+        if dataset == "qmnist":  # class, series, writer, number and more of each, in four bytes each
+            table = np.arange(len(values) * 8).reshape(-1, 8) * 100_000
+            table[:, 0] = values
+            contents[1] = struct.pack(">HBB2I", 0, 0x0C, 2, *table.shape) + table.astype(">i4").tobytes()
+        for file, content in zip(found, contents, strict=True):
+            archive = gzip.compress(content)
+            (raw / file.archive).write_bytes(archive)
+            hashes[file.archive] = hashlib.sha256(archive).hexdigest()
+    patch.setitem(SHA256, dataset, hashes)
+    return labels
+
+
+@pytest.mark.parametrize("dataset", SHA256)
+def test_a_data_set_in_its_true_form_trains_and_tests(
+    dataset: str, cli: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    labels = true_form(dataset, tmp_path, monkeypatch)
+    for split in ("train", "test"):
+        images, found = files.load(dataset, tmp_path, split)
+        assert (images.shape, images.dtype) == ((len(found), 28, 28), torch.uint8)
+        assert (found.tolist(), found.dtype) == (labels[split], torch.int64)
+    data = ("--data.dataset", dataset, "--data.data_dir", tmp_path, "--trainer.accelerator", "cpu")
+    assert cli("fit", *data, "--trainer.max_epochs", 1, "--data.batch_size", 20).status == 0
+    done = cli("test", *data)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("dataset", SHA256)
+def test_of_each_data_set_all_archives_are_known_and_one_that_differs_in_a_byte_is_refused(
+    dataset: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    known = dict(SHA256[dataset])
+    true_form(dataset, tmp_path, monkeypatch)
+    assert SHA256[dataset].keys() == {name for name in known if name.endswith(".gz")}
+    raw, (images, _) = files._files(dataset, tmp_path, "train")
+    (raw / images.name).write_bytes(gzip.decompress((raw / images.archive).read_bytes()))
+    archive = bytearray((raw / images.archive).read_bytes())
+    archive[-1] ^= 1  # of the length at its end
+    (raw / images.archive).write_bytes(archive)
+    raw.chmod(0o555)
+    with pytest.raises(DataError, match=ONE_LINE) as caught:
+        files.load(dataset, tmp_path, "train")
+    raw.chmod(0o755)
+    assert f"{raw / images.archive} is damaged: its SHA-256 differs" in str(caught.value)
+
+
+BAD_FORM = {
+    "int32 images": ("train-images-idx3-ubyte", struct.pack(">HBB3I", 0, 0x0C, 3, 60, 28, 28) + bytes(4 * 60 * 784)),
+    "images without dimensions": ("train-images-idx3-ubyte", struct.pack(">HBB", 0, 8, 0) + b"\0"),
+    "labels without dimensions": ("train-labels-idx1-ubyte", struct.pack(">HBB", 0, 8, 0) + b"\0"),
+    "labels of no columns": ("train-labels-idx1-ubyte", struct.pack(">HBB2I", 0, 8, 2, 60, 0)),
+    "labels of three dimensions": ("train-labels-idx1-ubyte", struct.pack(">HBB3I", 0, 8, 3, 60, 1, 1) + bytes(60)),
+    "labels of 255 dimensions": ("train-labels-idx1-ubyte", struct.pack(">HBB", 0, 8, 255) + bytes(4 * 255)),
+    "labels below 0": ("train-labels-idx1-ubyte", struct.pack(">HBBI", 0, 0x0C, 1, 60) + b"\xff" * 240),
+    "floats": ("train-labels-idx1-ubyte", struct.pack(">HBBI", 0, 0x0D, 1, 60) + bytes(240)),
+    "no images": ("train-images-idx3-ubyte", struct.pack(">HBB3I", 0, 8, 3, 0, 28, 28)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_FORM)
+def test_an_idx_file_of_another_form_gets_one_line(
+    what: str, raw: Path, contents: dict[str, bytes], monkeypatch: Any
+) -> None:
+    name, content = BAD_FORM[what]
+    mirrors.know(contents | {name: content}, {}, monkeypatch)
+    monkeypatch.setattr(FashionMNIST, "resources", [(f"{name}.gz", "") for name in contents])
+    write(raw, contents | {name: content})
+    with pytest.raises(DataError, match=ONE_LINE):
+        load(raw)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_or_device_in_place_of_a_file_is_not_read(
+    make: Callable[[Path], None], raw: Path, contents: dict[str, bytes]
+) -> None:
+    name = "train-labels-idx1-ubyte"
+    write(raw, contents)
+    (raw / name).unlink()
+    make(raw / name)
+    raw.chmod(0o555)
+    with pytest.raises(DataError, match="it is no file"):
+        load(raw)
 
 
 # Several processes, killed ones
 
 
 def test_of_two_runs_that_start_at_once_one_downloads_and_the_other_waits(
-    tmp_path: Path, archives: dict[str, bytes]
+    tmp_path: Path, contents: dict[str, bytes], archives: dict[str, bytes]
 ) -> None:
-    known = mirrors.resources(archives)
     with Mirror(archives, mirrors.slowly) as mirror:
         logs = [tmp_path / "log0", tmp_path / "log1"]
-        runs = [FRESH.Process(target=mirrors.load, args=(tmp_path / "data", known, [mirror.url], log)) for log in logs]
+        runs = [
+            FRESH.Process(target=mirrors.load, args=(tmp_path / "data", contents, [mirror.url], log)) for log in logs
+        ]
         for process in runs:
             process.start()
         for process in runs:
@@ -336,22 +456,21 @@ def test_a_process_killed_while_unpacking_leaves_no_bad_file(tmp_path: Path, mon
         "train-labels-idx1-ubyte": mirrors.idx(zeros[:, 0, 0]),
     }
     archives = mirrors.pack(contents)
-    known = mirrors.resources(archives)
-    monkeypatch.setattr(FashionMNIST, "resources", known)
+    mirrors.know(contents, archives, monkeypatch)
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     write(raw, archives)
 
     def half_written() -> bool:
         with contextlib.suppress(FileNotFoundError):  # moved to its place between being seen and being looked at
-            sizes = [path.stat().st_size for path in raw.rglob("train-images-idx3-ubyte")]
+            sizes = [path.stat().st_size for path in raw.glob(".train-images-idx3-ubyte.part")]
             return any(size < len(contents["train-images-idx3-ubyte"]) for size in sizes)
         return False
 
     chance = random.Random(0)
     caught_writing = 0
     for kill in range(10):
-        process = FRESH.Process(target=mirrors.load, args=(tmp_path, known, [], None, True))
+        process = FRESH.Process(target=mirrors.load, args=(tmp_path, contents, [], None, True))
         process.start()
         wait_for(lambda: (raw / "train-labels-idx1-ubyte").exists())
         if kill % 2:

@@ -383,7 +383,8 @@ def test_ctrl_c_ends_it_quietly_and_an_open_page_says_so(on_mnist: Path, browser
 def test_two_hundred_requests_of_eight_clients_each_get_the_answer_to_their_own_image(
     server: Server, on_mnist: Path, images: torch.Tensor
 ) -> None:
-    from lit_mnist.images import load_image, prepare
+    from lit_mnist.image_files import load_image
+    from lit_mnist.images import prepare
 
     files = [png(image) for image in images]
     with ThreadPoolExecutor(8) as clients:

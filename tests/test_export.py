@@ -21,7 +21,7 @@ from torch import Tensor
 import lit_mnist
 from lit_mnist import Classifier, MNISTDataModule, export
 from lit_mnist.data import rescale
-from lit_mnist.data.files import SHA256
+from lit_mnist.data.checksums import SHA256
 
 Cli = Callable[..., Result]
 
@@ -109,7 +109,7 @@ def test_a_model_of_real_mnist_answers_all_test_images_as_its_checkpoint(
     accuracy = (digit == labels).float().mean().item()
     assert accuracy > 0.8
     assert json.loads(metadata(path)["metrics"])["test/accuracy"] == pytest.approx(accuracy)
-    assert json.loads(metadata(path)["data_sha256"]) == SHA256
+    assert json.loads(metadata(path)["data_sha256"]) == SHA256["mnist"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont
 from scipy import ndimage
 
 from lit_mnist import MNISTDataModule
-from lit_mnist.images import ImageError, load_image, prepare
+from lit_mnist.image_files import ImageError, load_image
+from lit_mnist.images import prepare
 
 Digit = NDArray[np.uint8]  # (28, 28), light on dark
 ONE_LINE = r"\A[^\n]+\Z"
@@ -226,6 +227,7 @@ DIFFICULT: dict[str, Callable[[Digit, Path], None]] = {
 
 CUT_OFF = "the image is damaged or cut off"
 NO_IMAGE = "the file is no image in a format that is read: PNG, JPEG, BMP, TIFF, WEBP, GIF"
+TOO_LARGE = "the image is too large to be read safely; scale it down"
 NOTHING = "nothing is drawn on the image"
 
 
@@ -262,8 +264,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', NO_IMAGE),
     "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", NO_IMAGE),
     **{f"cut_off.{name.lower()}": (half(name), CUT_OFF) for name in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")},
-    "bomb.png": (bomb(50_000), "the image has more than 89 million pixels"),
-    "small_bomb.png": (bomb(10_000), "the image has more than 89 million pixels"),
+    "bomb.png": (bomb(50_000), TOO_LARGE),
+    "small_bomb.png": (bomb(10_000), TOO_LARGE),
     "white.png": (png(Image.new("L", (300, 200), 255)), NOTHING),
     "black_28x28.png": (png(Image.new("L", (28, 28))), NOTHING),
     "nearly_black_28x28.png": (png(Image.fromarray(np.eye(28, dtype=np.uint8))), NOTHING),

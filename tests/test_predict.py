@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from reliability import Ended, assert_one_line, fit, run
 from test_images import BROKEN, DIFFICULT, photo
 
 from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.images import ImageError
+from lit_mnist.image_files import ImageError
 from lit_mnist.predict import Prediction, find_images, predict_images, printable
 
 Cli = Callable[..., Result]
@@ -229,7 +231,6 @@ def test_a_folder_is_read_with_its_folders_in_sorted_order(images: torch.Tensor,
     others = ["notes.txt", "a", "a.png.txt", "c/labels.csv", ".hidden.png", ".trash/a.png", "c/.thumbs/b.png"]
     for name in (*reversed(taken), *others):
         save(images[0], tmp_path / name)
-    os.mkfifo(tmp_path / "pipe.png")
     assert find_images([tmp_path]) == [tmp_path / name for name in taken]
     assert find_images([tmp_path / ".trash"]) == [tmp_path / ".trash" / "a.png"]
 
@@ -333,6 +334,67 @@ def test_an_output_of_another_kind_is_refused_before_any_work(output: str, cli: 
 def test_an_output_in_a_folder_that_is_not_there_is_refused_before_any_work(cli: Cli) -> None:
     done = cli("predict", "missing.png", "--output", "none/x.csv", "--ckpt_path", "missing.ckpt")
     assert errors(done, 2) == ["--output: there is no folder none"]
+
+
+def test_an_output_that_is_an_input_under_whatever_name_is_refused_and_stays_as_it_was(
+    cli: Cli, own_run: Path, images: torch.Tensor, tmp_path: Path
+) -> None:
+    pic = save(images[0], tmp_path / "in" / "pic.csv")
+    before = pic.read_bytes()
+    (tmp_path / "link.csv").symlink_to(pic)
+    (tmp_path / "hard.csv").hardlink_to(pic)
+    (tmp_path / "folder").symlink_to("in")
+    (tmp_path / "in" / "a.png").symlink_to("pic.csv")  # which makes a file of the folder in an input
+    part = save(images[0], tmp_path / "in" / ".new.csv.part")
+    for given, output in [
+        ("in/pic.csv", "in/pic.csv"),
+        ("in/pic.csv", "./in/../in/pic.csv"),
+        (pic, "folder/pic.csv"),
+        ("in/pic.csv", "link.csv"),
+        ("in/pic.csv", "hard.csv"),
+        ("hard.csv", "in/pic.csv"),
+        ("in", "in/pic.csv"),
+        (part, "in/new.csv"),
+    ]:
+        done = cli("predict", given, "--output", output)
+        (line,) = errors(done, 2)
+        assert line.startswith(f"--output: {output} would be written over ")
+        assert (pic.read_bytes(), part.read_bytes()) == (before, before)
+    checkpoint = shutil.copy(own_run / "checkpoints" / "best.ckpt", tmp_path / "model.csv")
+    done = cli("predict", "in", "--ckpt_path", "model.csv", "--output", "model.csv")
+    assert errors(done, 2) == ["--output: model.csv would be written over model.csv, which is to be read"]
+    assert checkpoint.read_bytes() == (own_run / "checkpoints" / "best.ckpt").read_bytes()
+    assert cli("predict", "in", "--output", "in/new.jsonl").status == 0
+
+
+def test_a_pipe_a_socket_and_a_device_get_their_line_and_the_others_their_answer(
+    own_run: Path, images: torch.Tensor, tmp_path: Path
+) -> None:
+    save(images[0], tmp_path / "in" / "z.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "in" / "socket.png"))
+        (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+        done = run(tmp_path, "predict", "in", "/dev/random", "--output", "x.csv")
+    reason = "it is a pipe, a socket or a device, and no file"
+    names = ("in/pipe.png", "in/socket.png", "in/zero.png", "/dev/random")
+    assert errors(Result(done.status, done.out, done.err)) == [f"{name}: {reason}" for name in names]
+    assert [row["file"] for row in rows(tmp_path / "x.csv")] == ["in/z.png"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_an_output_that_is_no_file_is_refused(make: Callable[[Path], None], cli: Cli, tmp_path: Path) -> None:
+    make(tmp_path / "x.csv")
+    (line,) = errors(cli("predict", "missing.png", "--output", "x.csv"), 2)
+    assert line == "--output: x.csv is a folder, a pipe, a socket or a device, and no file"
+
+
+@pytest.mark.parametrize("name", ["pipe.ckpt", "best"])
+def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(name: str, cli: Cli, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "lightning_logs" / "version_0" / "checkpoints").mkdir(parents=True)
+    os.mkfifo(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
+    assert len(errors(cli("predict", "x.png", "--ckpt_path", name), 2)) == 1
 
 
 def test_a_checkpoint_that_is_not_there_or_is_none_gets_one_line(cli: Cli, tmp_path: Path) -> None:

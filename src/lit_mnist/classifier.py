@@ -77,6 +77,8 @@ class Classifier(L.LightningModule):
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: {value} is not at least 0")
+            if value > torch.finfo(torch.float32).max:
+                raise ValueError(f"{name}: {value} is too large for float32")
         self.save_hyperparameters()
         self.optimizer = optimizer
         self.lr = lr

@@ -98,6 +98,9 @@ class CLI(LightningCLI):
         args = list(sys.argv[1:] if args is None else args)
         given = parser.parse_args(args, defaults=False)
         command, options = given.subcommand, given[given.subcommand]
+        for name, value in vars(options.as_flat()).items():
+            if "\0" in str(value):
+                fail(f"--{name}: {value!r} has a NUL character, which no path or name can have")
         if command in TOOLS:  # which have no use for what LightningCLI makes of the options
             TOOLS[command](**parser.parse_args(args)[command].as_dict())
             sys.exit()

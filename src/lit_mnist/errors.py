@@ -31,6 +31,12 @@ def fail(message: str, status: int = 2, once: bool = True) -> NoReturn:
 class Parser(LightningArgumentParser):
     """Reports what it cannot parse in one line."""
 
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            fail(f"--config: {path} is not text in UTF-8: {error.reason} at byte {error.start}")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)

@@ -17,7 +17,7 @@ from lit_mnist.atomic import write_whole
 from lit_mnist.checkpoint import make, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import MNISTDataModule, rescale
-from lit_mnist.data.files import SHA256
+from lit_mnist.data.checksums import SHA256
 from lit_mnist.errors import fail
 from lit_mnist.runs import LOGS, find_checkpoint, run_of
 
@@ -136,9 +136,9 @@ def describe(saved: dict[str, Any], data: MNISTDataModule, metrics: dict[str, fl
 
 
 def digest(data: MNISTDataModule) -> dict[str, str]:
-    """SHA-256 of the data: of MNIST's files, as every load verifies them; else of each split's images and labels."""
-    if data.dataset == "mnist":
-        return SHA256
+    """SHA-256 of the data: of its files, as every load verifies them, or of each split of the embedded digits."""
+    if data.dataset in SHA256:
+        return SHA256[data.dataset]
     content = {split: [part.numpy().tobytes() for part in data.images(split)] for split in ("train", "val", "test")}
     return {split: hashlib.sha256(b"".join(parts)).hexdigest() for split, parts in content.items()}
 

@@ -1,65 +1,24 @@
 """Image files of any kind, made into what the network knows: digits of 28x28, light on dark, as MNIST has them."""
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_mnist.image_files import ImageError, reduced
+
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-
-PIXELS = 1_000_000  # larger images are reduced to at most so many: strokes stay wide enough, and it takes moments
 CONTRAST = 0.03  # of the full range; with less there is nothing that an eye would see
 EDGE = 0.1  # fainter than that is no part of a digit's size
 BOX, SIDE = 20, 28  # MNIST's digits fill the first, centred in the second
+LONGEST = 2000  # pixels; a drawing that is longer is reduced, since making it thicker takes the square of its length
 
 Pixels = NDArray[np.float32]
-
-
-class ImageError(Exception):
-    """There is no digit to be had from an image; the message is one line that says why."""
-
-
-def load_image(source: str | Path | BinaryIO) -> "Image.Image":
-    """Read the first picture of an image file and turn it as its EXIF data says.
-
-    Args:
-        source: Path of a PNG, JPEG, BMP, TIFF, WebP or GIF file, or a file of that kind opened for reading bytes.
-
-    Raises:
-        ImageError: The file cannot be read, is no image, is damaged, or has more pixels than Pillow holds safe.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    most = Image.MAX_IMAGE_PIXELS or math.inf
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            if image.width * image.height > most:  # Pillow itself only warns, up to twice as many
-                raise Image.DecompressionBombError
-            return ImageOps.exif_transpose(image)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the image has more than {most / 1e6:.0f} million pixels") from error
-    except UnidentifiedImageError as error:
-        if _is_empty(source):
-            raise ImageError("the file is empty") from error
-        raise ImageError(f"the file is no image in a format that is read: {', '.join(FORMATS)}") from error
-    except OSError as error:
-        raise ImageError(error.strerror or "the image is damaged or cut off") from error
-    except Exception as error:  # whatever else Pillow makes of a damaged file
-        raise ImageError("the image is damaged or cut off") from error
-
-
-def _is_empty(source: str | Path | BinaryIO) -> bool:
-    if isinstance(source, str | Path):
-        return Path(source).stat().st_size == 0
-    return source.seek(0, 2) == 0
 
 
 def prepare(image: "Image.Image") -> Tensor:
@@ -94,17 +53,9 @@ def grey(image: "Image.Image") -> Pixels:
 
     Of a coloured image it is the brightness or, where the drawing stands out more in it, one of red, green and blue.
     """
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_scaled(np.asarray(image)))
-    elif image.mode == "LAB":
-        image = image.getchannel(0)  # lightness
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode != "L":
-        image = image.convert("RGB")
-    image = image.reduce(math.ceil(math.sqrt(image.width * image.height / PIXELS)))
+    image = reduced(image)
+    if image.mode == "F":
+        return _scaled(np.asarray(image))
     if image.mode == "RGBA":
         image = _on_ground(image)
     pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3)
@@ -115,10 +66,9 @@ def grey(image: "Image.Image") -> Pixels:
     return pixels[..., contrast.argmax()] if contrast.max() > 1.5 * brightness.std() else brightness
 
 
-def _scaled(values: NDArray[np.generic]) -> Pixels:
+def _scaled(pixels: Pixels) -> Pixels:
     """Numbers of any range in [0, 255], by the smallest of the usual depths that holds them; none is clipped."""
-    pixels = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
-    pixels -= min(pixels.min(), 0)
+    pixels = pixels - min(pixels.min(), 0)
     depths = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
     return pixels * (255 / next((depth for depth in depths if pixels.max() <= depth), pixels.max()))
 
@@ -198,10 +148,14 @@ def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def cropped(drawn: Pixels) -> Pixels:
     """The smallest rectangle with all that is drawn, thin strokes made as thick as MNIST's thin ones."""
+    from PIL import Image
     from scipy import ndimage
 
     rows, columns = (np.flatnonzero((drawn > EDGE).any(axis)) for axis in (1, 0))
     drawn = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if max(drawn.shape) > LONGEST:
+        size = [max(1, round(side * LONGEST / max(drawn.shape))) for side in reversed(drawn.shape)]
+        drawn = np.asarray(Image.fromarray(drawn).resize((size[0], size[1]), Image.Resampling.BOX))
     strokes = np.pad(drawn > 0.5, 1)
     outline = strokes & ~ndimage.binary_erosion(strokes)
     missing = 2.4 * max(drawn.shape) / BOX - 2 * strokes.sum() / outline.sum()

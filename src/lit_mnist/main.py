@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import signal
 import sys
@@ -42,15 +43,18 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # of damage that does not hinder reading an image
     warnings.filterwarnings("ignore", ".*`torch.jit.trace.*` is deprecated.*")  # TensorBoard's graph
     try:
-        CLI(
-            Classifier,
-            MNISTDataModule,
-            parser_class=Parser,
-            trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        try:
+            CLI(
+                Classifier,
+                MNISTDataModule,
+                parser_class=Parser,
+                trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        finally:
+            sys.stdout.flush()  # while there can still be a line about it
     except (DataError, CheckpointError) as error:
         fail(str(error))
     except MisconfigurationException as error:
@@ -58,10 +62,14 @@ def main() -> None:
     except DivergedError as error:
         fail(str(error), status=1)
     except BrokenPipeError:  # as when the output goes through head
+        drop_output()
         sys.exit(1)
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), status=1)
+        drop_output()
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), status=1)
     except RuntimeError as error:
+        if "without overflow" in str(error):
+            fail("--model: a number of the optimizer or its scheduler has become too large for float32", status=1)
         if not re.search(r"by peer|gloo|NCCL", str(error)):
             raise
         lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
@@ -72,3 +80,11 @@ def main() -> None:
             if argument in inspect.signature(component).parameters:
                 fail(f"--{group}.{error}")
         raise
+
+
+def drop_output() -> None:
+    """Send what stdout could not take nowhere, or else Python complains of it at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,12 +12,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from lit_mnist.atomic import write_whole
+from lit_mnist.atomic import part_of, write_whole
 from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
 from lit_mnist.errors import fail
-from lit_mnist.images import SUFFIXES, ImageError, load_image, prepare
+from lit_mnist.image_files import SUFFIXES, ImageError, load_image
+from lit_mnist.images import prepare
 from lit_mnist.runs import LOGS, find_checkpoint
 
 BATCH = 2000  # images that the network takes at once
@@ -57,8 +58,9 @@ def predict(images: list[str], ckpt_path: str = "best", output: str | None = Non
         fail(f"--output: {output} does not end in .csv or .jsonl")
     if output and not Path(output).parent.is_dir():
         fail(f"--output: there is no folder {Path(output).parent}")
+    if output and Path(output).exists() and not Path(output).is_file():
+        fail(f"--output: {output} is a folder, a pipe, a socket or a device, and no file")
     checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
-    classifier = Classifier.load_from_checkpoint(checkpoint)
     failed = 0
 
     def report(file: Path, error: ImageError) -> None:
@@ -66,13 +68,24 @@ def predict(images: list[str], ckpt_path: str = "best", output: str | None = Non
         failed += 1
         print(f"lit-mnist: error: {printable(file)}: {error}", file=sys.stderr)
 
-    predictions = predict_images(classifier, images, report, show_progress=sys.stderr.isatty())
+    found = find_images(images, report)
+    if output and (same := first_same([checkpoint, *found], Path(output))):
+        fail(f"--output: {output} would be written over {same}, which is to be read")
+    classifier = Classifier.load_from_checkpoint(checkpoint)
+    predictions = predict_images(classifier, found, report, show_progress=sys.stderr.isatty())
     if predictions:
         show(predictions, output)
     if output:
         save(predictions, Path(output))
     if failed:
         sys.exit(1)
+
+
+def first_same(inputs: Iterable[Path], output: Path) -> Path | None:
+    """The first of the inputs that writing the output would change: the same file under whatever name."""
+    written = [path for path in (output, part_of(output)) if path.exists()]
+    existing = (path for path in inputs if written and os.access(path, os.F_OK))
+    return next((path for path in existing if any(path.samefile(one) for one in written)), None)
 
 
 def stop(file: Path, error: ImageError) -> NoReturn:
@@ -159,7 +172,7 @@ def _inside(folder: Path, on_error: OnError) -> list[Path]:
     for where, folders, names in os.walk(folder, onerror=failures.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(where, name) for name in names if not name.startswith(".")]
-        files += [path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_fifo()]
+        files += [path for path in paths if path.suffix.lower() in SUFFIXES]
     for failure in failures:
         on_error(Path(failure.filename), ImageError(failure.strerror or str(failure)))
     if not files and not failures:

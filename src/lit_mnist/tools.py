@@ -17,7 +17,7 @@ TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predic
 def add_tools(subcommands: Any) -> None:
     """Add each command to the subcommands of a parser; a first parameter that is a list becomes its positionals."""
     for name, tool in TOOLS.items():
-        summary = inspect.getdoc(tool).partition("\n")[0]  # type: ignore[union-attr]
+        summary = (inspect.getdoc(tool) or name).partition("\n")[0]  # python -OO leaves no docstrings
         parser = Parser(description=summary, usage=f"lit-mnist {name} [options]", allow_abbrev=False)
         first, parameter = next(iter(inspect.signature(tool).parameters.items()))
         skip: set[str | int] = set()

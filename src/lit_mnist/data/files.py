@@ -1,20 +1,16 @@
 """The data set files: find, verify, unpack and, where they are missing, download them."""
 
 import contextlib
-import errno
 import gzip
 import hashlib
 import logging
 import math
 import os
-import shutil
-import socket
+import stat
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -24,17 +20,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_mnist.atomic import write_whole
+from lit_mnist.data.checksums import SHA256
+from lit_mnist.data.download import LARGEST, DownloadError, download
+
 log = logging.getLogger(__name__)
-
-DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte, after which the next mirror is tried
-
-# SHA-256 of the unpacked MNIST files. torchvision knows only the MD5 of the archives, which covers the other sets.
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
 
 IDX_TYPES = {0x08: ">u1", 0x0C: ">i4"}  # the element types that these data sets use
 
@@ -45,27 +35,36 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One file of a data set: its name unpacked, what verifies it, and where it comes from."""
+    """One file of a data set, of which its archive or what is in it may be there."""
 
-    name: str
-    md5: str  # of the archive, from torchvision
-    sha256: str | None  # of the unpacked content, where known
-    urls: tuple[str, ...]
+    name: str  # unpacked
+    sha256: dict[str, str]  # by name: of the archive and, where it is known, of what is in it
+    urls: tuple[str, ...]  # of the archive
+
+    @property
+    def archive(self) -> str:
+        return f"{self.name}.gz"
 
     def content(self, path: Path) -> bytes:
         """Verified content of the file or of its archive; FileNotFoundError or, where it is damaged, DataError."""
-        content = path.read_bytes()
         try:
-            if path.suffix == ".gz":
-                if hashlib.md5(content, usedforsecurity=False).hexdigest() != self.md5:
-                    raise ValueError("its MD5 differs")
-                content = gzip.decompress(content)
-            if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
-                raise ValueError("its SHA-256 differs")
-            parse_idx(content)
-        except (ValueError, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is damaged: {error}") from error
-        return content
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could keep us waiting for ever
+                raise ValueError("it is no file")
+            with path.open("rb") as file:
+                return self.verified(file.read(LARGEST + 1), path.name)
+        except FileNotFoundError:
+            raise
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path} is damaged: {getattr(error, 'strerror', None) or error}") from error
+
+    def verified(self, content: bytes, name: str) -> bytes:
+        """The unpacked content of a file of that name; ValueError where it is not what it should be."""
+        if hashlib.sha256(content).hexdigest() != self.sha256[name]:
+            raise ValueError("its SHA-256 differs")
+        try:
+            return gzip.decompress(content) if name == self.archive else content
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(str(error)) from error
 
 
 def parse_idx(content: bytes) -> NDArray[np.uint8 | np.int32]:
@@ -88,8 +87,8 @@ def parse_idx(content: bytes) -> NDArray[np.uint8 | np.int32]:
 def load(dataset: str, data_dir: Path, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
     """Images and labels of one split, from verified files.
 
-    Files that lie in ``data_dir/<dataset>/raw`` are used, unpacked or as archives, also where the folder cannot be
-    written. What is missing or damaged there is unpacked again or downloaded from torchvision's mirrors.
+    Archives that lie in ``data_dir/<dataset>/raw`` are used, and of MNIST what is unpacked there, also where the folder
+    cannot be written. What is missing or damaged there is unpacked again or downloaded from torchvision's mirrors.
 
     Args:
         dataset: mnist, fashion_mnist, kmnist or qmnist.
@@ -101,16 +100,22 @@ def load(dataset: str, data_dir: Path, split: Literal["train", "test"]) -> tuple
 
     Raises:
         DataError: The files are missing or damaged and could not be replaced.
+        OSError: The disk is full.
     """
     folder, (images_file, labels_file) = _files(dataset, data_dir, split)
-    images, labels = _read(images_file, folder), _read(labels_file, folder)
-    labels = labels if labels.ndim == 1 else labels[:, 0]  # qmnist's rows hold the class first
-    if images.shape != (len(labels), 28, 28) or labels.size == 0 or labels.max() > 9 or labels.min() < 0:
+    try:
+        images, labels = (parse_idx(_read(file, folder)) for file in (images_file, labels_file))
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}") from error
+    if labels.ndim == 2:  # qmnist's rows hold the class first
+        labels = labels[:, :1].ravel()
+    in_form = images.dtype == np.uint8 and images.shape == (*labels.shape, 28, 28)
+    if not in_form or labels.size == 0 or labels.max() > 9 or labels.min() < 0:
         raise DataError(
             f"{folder}: {images_file.name} {images.shape} and {labels_file.name} {labels.shape} do not belong together"
             " as images of 28x28 and labels 0..9; delete both to download them again"
         )
-    return torch.tensor(images), torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(images), torch.from_numpy(labels.astype(np.int64))
 
 
 def _files(dataset: str, data_dir: Path, split: str) -> tuple[Path, tuple[IdxFile, ...]]:
@@ -124,31 +129,32 @@ def _files(dataset: str, data_dir: Path, split: str) -> tuple[Path, tuple[IdxFil
         first = 0 if split == "train" else 2
         resources, mirrors = source.resources[first : first + 2], source.mirrors
     files = []
-    for location, md5 in resources:
-        name = location.rsplit("/", 1)[-1].removesuffix(".gz")
-        sha256 = SHA256[name] if source is MNIST else None
-        files.append(IdxFile(name, md5, sha256, tuple(mirror + location for mirror in mirrors)))
+    for location, _ in resources:
+        archive = location.rsplit("/", 1)[-1]
+        name = archive.removesuffix(".gz")
+        known = {each: SHA256[dataset][each] for each in (name, archive) if each in SHA256[dataset]}
+        files.append(IdxFile(name, known, tuple(mirror + location for mirror in mirrors)))
     return data_dir / source.__name__ / "raw", tuple(files)
 
 
-def _read(file: IdxFile, folder: Path) -> NDArray[np.uint8 | np.int32]:
-    """The verified array of a file, unpacked or downloaded first where needed."""
-    raw, archive = folder / file.name, folder / f"{file.name}.gz"
+def _read(file: IdxFile, folder: Path) -> bytes:
+    """The verified content of a file, unpacked or downloaded first where needed."""
+    paths = [folder / name for name in file.sha256]  # what is unpacked first, since it is faster
     problems: list[str] = []
     if not _writable(folder):
-        for path in (raw, archive):
+        for path in paths:
             try:
-                return parse_idx(file.content(path))
+                return file.content(path)
             except (DataError, OSError) as error:
-                problems.append(str(error) if isinstance(error, DataError) else f"{path}: {error.strerror}")
+                problems.append(f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error))
         raise DataError(
             f"{', '.join(problems)}, and the folder cannot be written; put good files there or point --data.data_dir"
             " or LIT_MNIST_DATA_DIR to a folder that can be written"
         )
     with contextlib.suppress(DataError, FileNotFoundError):
-        return parse_idx(file.content(raw))
+        return file.content(paths[0])
     with _locked(folder):
-        for path in (raw, archive):  # raw again: the run that held the lock may have put it right
+        for path in paths:  # the first again: the run that held the lock may have put it right
             try:
                 content = file.content(path)
                 break
@@ -157,12 +163,11 @@ def _read(file: IdxFile, folder: Path) -> NDArray[np.uint8 | np.int32]:
             except DataError as error:
                 log.warning(f"{error}; replacing it")
         else:
-            _download(file, folder)
-            content = file.content(archive)
-        if path != raw:
-            with _whole(raw) as part:
-                part.write_bytes(content)
-        return parse_idx(content)
+            path = folder / file.archive
+            content = _download(file, path)
+        if path.name != file.name and file.name in file.sha256:
+            _write(folder / file.name, content)
+    return content
 
 
 def _writable(folder: Path) -> bool:
@@ -182,47 +187,32 @@ def _locked(folder: Path) -> Iterator[None]:
         log.info(f"Waiting for another run that downloads into {folder}")
         lock.acquire()
     try:
-        for leftover in folder.glob(".part-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         yield
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:
         lock.release()
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A place to write a file that then takes the name of ``path`` whole, or never."""
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        yield part
-        part.replace(path)
+def _write(path: Path, content: bytes) -> None:
+    with write_whole(path) as part:
+        part.write_bytes(content)
 
 
-def _download(file: IdxFile, folder: Path) -> None:
-    """Download the archive from the first mirror that gives it whole."""
-    from torchvision.datasets.utils import download_url
-
-    archive, tried = f"{file.name}.gz", []
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # download_url sets none of its own
-    try:
-        for url in file.urls:
-            log.info(f"Downloading {url}")
-            try:
-                with _whole(folder / archive) as part:
-                    download_url(url, part.parent, filename=archive, md5=file.md5)
-                return
-            except (OSError, RuntimeError, HTTPException) as error:  # a mirror's fault, unless the disk is full
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                reason = getattr(error, "reason", error)
-                tried.append(f"{url}: {getattr(reason, 'strerror', None) or reason}")
-                log.info(f"failed, {tried[-1]}")
-    finally:
-        socket.setdefaulttimeout(before)
+def _download(file: IdxFile, path: Path) -> bytes:
+    """Put the archive in its place, from the first mirror that gives it whole; returns what is in it."""
+    tried = []
+    for url in file.urls:
+        log.info(f"Downloading {url}")
+        try:
+            archive = download(url)
+            content = file.verified(archive, file.archive)
+        except (DownloadError, ValueError) as error:
+            tried.append(f"{url}: {error}")
+            log.info(f"failed, {tried[-1]}")
+        else:
+            _write(path, archive)
+            return content
     raise DataError(
-        f"{archive} could not be downloaded ({'; '.join(tried)}); put the files into {folder}, point --data.data_dir or"
-        " LIT_MNIST_DATA_DIR to a folder that has them, or use the embedded digits: --config configs/quickstart.yaml"
+        f"{path.name} could not be downloaded ({'; '.join(tried)}); put the files into {path.parent}, point"
+        " --data.data_dir or LIT_MNIST_DATA_DIR to a folder that has them, or use the embedded digits:"
+        " --config configs/quickstart.yaml"
     )

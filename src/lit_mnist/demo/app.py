@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
-from lit_mnist.images import ImageError, load_image, prepare
+from lit_mnist.image_files import ImageError, load_image
+from lit_mnist.images import prepare
 
 FOLDER = Path(__file__).parent
 LIMIT = 10_000_000  # bytes of an image file
