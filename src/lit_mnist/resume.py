@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_mnist.checkpoint import CheckpointError
+from lit_mnist.errors import quoted
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class StopOnSignal(Callback):
 
     def _exit(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            how = f"continue with: python -m lit_mnist fit --ckpt_path {self.checkpoint}"
+            how = f"continue with: python -m lit_mnist fit --ckpt_path {quoted(self.checkpoint)}"
             print(f"\nstopped by {signal.Signals(self._signal).name}; {how}", file=sys.stderr)
         sys.exit(128 + self._signal)
 
