@@ -187,12 +187,6 @@ TRIES = {
         document.body.append(form);
         form.submit();
     }""",
-    "sandbox": """address => {
-        const frame = document.createElement('iframe');
-        frame.sandbox = 'allow-scripts';
-        frame.srcdoc = `<script>fetch("${address}", { method: "POST", mode: "no-cors", body: "image" })</script>`;
-        document.body.append(frame);
-    }""",
 }
 
 

@@ -69,6 +69,8 @@ def main() -> None:
             raise
         lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
         fail(lost, status=1, once=False)
+    except UnicodeEncodeError as error:
+        fail(f"{error.object}: this name is not UTF-8, which TensorBoard asks of a folder")
     except ValueError as error:
         argument = str(error).partition(":")[0]
         for group, component in GROUPS.items():

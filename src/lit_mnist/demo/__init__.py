@@ -48,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OverflowError:
         fail(f"--port: {port} is not in 0..65535")
-    except (OSError, UnicodeError) as error:  # the latter of a name that no network could have
+    except (OSError, TypeError, UnicodeError) as error:  # the latter two of a name that no network could have
         number = getattr(error, "errno", None)
         if number == errno.EADDRINUSE:
             fail(f"--port: {port} is in use; give another one, or 0 for any that is free")
