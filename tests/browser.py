@@ -40,14 +40,14 @@ class Visit:
 
 
 @contextmanager
-def chromium() -> Iterator["Browser"]:
-    """Start a headless Chromium; skips the test where there is none."""
+def chromium(*options: str) -> Iterator["Browser"]:
+    """Start a headless Chromium with these options of its own; skips the test where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *options])
         try:
             yield browser
         finally:

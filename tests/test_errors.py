@@ -1,12 +1,16 @@
 """Bad input in one line."""
 
+import logging
+import os
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_mnist.errors import Parser, explain, fail, readable
+from lit_mnist.errors import OneLine, Parser, explain, fail, printable, quoted, readable
 
 
 @pytest.fixture
@@ -80,3 +84,33 @@ def test_a_message_of_another_kind_is_passed_on(parser: Parser) -> None:
 )
 def test_a_type_is_said_in_words(hint: object, words: str) -> None:
     assert readable(hint) == words
+
+
+ODD = "a\x1b[31m\x9b\u202e\u2066\u200b\x7f\r\b\u2028\udcffé数.png"
+
+
+def test_what_would_steer_a_terminal_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable(ODD) == "a\\x1b[31m\\x9b\\u202e\\u2066\\u200b\\x7f\\r\\x08\\u2028\\udcffé数.png"
+    with pytest.raises(SystemExit):
+        fail(f"{ODD}:\n {ODD}")
+    line = capsys.readouterr().err.removesuffix("\n")
+    assert line.isprintable()
+
+
+def test_a_line_of_a_log_is_escaped_too() -> None:
+    record = logging.LogRecord("name", logging.INFO, "path", 1, "failed, %s", (f"HTTP\n {ODD}",), (None, None, None))
+    assert OneLine().format(record).isprintable()
+    assert OneLine().format(record).startswith("failed, HTTP a\\x1b[31m")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a/b.ckpt", "a b", "a'b", "$(touch x)", "`touch x`", "a;b", "-a", "*", "~", "", "é", ODD, "a\n'\\x", "\\'\x07"],
+)
+def test_a_path_in_a_command_is_one_word_for_a_shell_and_safe_to_print(path: str, tmp_path: Path) -> None:
+    word = quoted(path)
+    assert word.isprintable()
+    command = ["bash", "-c", f"printf %s {word}"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert os.fsdecode(shown) == ("./" * path.startswith("-")) + path
+    assert not list(tmp_path.iterdir())

@@ -22,8 +22,9 @@ from reliability import Ended, assert_one_line, fit, run
 from test_images import BROKEN, DIFFICULT, photo
 
 from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist.errors import printable
 from lit_mnist.image_files import ImageError
-from lit_mnist.predict import Prediction, find_images, predict_images, printable
+from lit_mnist.predict import Prediction, find_images, predict_images
 
 Cli = Callable[..., Result]
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -201,7 +202,7 @@ def test_the_table_has_a_row_for_each_file(
         )
         for one in predict_images(on_digits, files)
     ]
-    assert printable(Path("with\nbreak.png")) == "with?break.png"
+    assert printable(Path("with\nbreak.png")) == "with\\nbreak.png"
 
 
 def test_of_many_files_the_terminal_shows_a_summary_and_says_where_the_rest_is(

@@ -22,7 +22,7 @@ from lit_mnist.classifier import Classifier
 from lit_mnist.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
 from lit_mnist.dashboard import Dashboard, FitPart
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import fail, is_first_process
+from lit_mnist.errors import fail, is_first_process, printable, quoted
 from lit_mnist.evaluation import Evaluation, TestPart
 from lit_mnist.fast import refuse_what_does_not_combine
 from lit_mnist.resume import ExactResume, StopInsideEpoch
@@ -238,8 +238,9 @@ class CLI(LightningCLI):
         print_run(self.run)
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
-            print(f"best checkpoint  {relative(best.best_model_path)}  (val_loss {best.best_model_score:.4f})")
-            print(f"test it with     python -m lit_mnist test --ckpt_path {relative(best.best_model_path)}")
+            path = relative(best.best_model_path)
+            print(f"best checkpoint  {printable(path)}  (val_loss {best.best_model_score:.4f})")
+            print(f"test it with     python -m lit_mnist test --ckpt_path {quoted(path)}")
 
     def _took_a_step(self) -> bool:
         return any(getattr(callback, "stepped", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -270,13 +271,13 @@ class CLI(LightningCLI):
             print(f"{stage}_loss {loss:.4f}  {stage}_accuracy {accuracy:.4f}")
             if self.run:
                 print_run(self.run)
-            print(f"checkpoint       {relative(self.checkpoint or '')}")
+            print(f"checkpoint       {printable(relative(self.checkpoint or ''))}")
 
 
 def print_run(run: Path) -> None:
     """Say where a run's files are and how to see its curves."""
-    print(f"\nrun folder       {relative(run)}")
-    print(f"curves           tensorboard --logdir {relative(run.parent)}")
+    print(f"\nrun folder       {printable(relative(run))}")
+    print(f"curves           tensorboard --logdir {quoted(relative(run.parent))}")
 
 
 def as_list(value: Any) -> list[Any]:

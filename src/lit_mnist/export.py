@@ -18,7 +18,7 @@ from lit_mnist.checkpoint import make, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import MNISTDataModule, rescale
 from lit_mnist.data.checksums import SHA256
-from lit_mnist.errors import fail
+from lit_mnist.errors import fail, printable
 from lit_mnist.runs import LOGS, find_checkpoint, run_of
 
 TOLERANCE = 1e-5  # a probability may differ from PyTorch's by less than this
@@ -105,7 +105,7 @@ def export(
         fail(f"{path} is not written: {error}", status=1)
 
     shown, size, count = os.path.relpath(path), path.stat().st_size, f"{len(images):,}"
-    print(f"exported  {shown}  ({size / 1000:,.0f} kB)")
+    print(f"exported  {printable(shown)}  ({size / 1000:,.0f} kB)")
     print(
         f"checked   {count} test images of {data.dataset} (accuracy {metrics['test/accuracy']:.4f}): {count} of {count}"
         f" digits equal PyTorch's, probabilities to {difference:.1g}"

@@ -107,9 +107,15 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
         axes.set_title(metric, fontsize="medium")
         plain_axes(axes)
         epochs_below(axes)
-    handles = [Line2D([], [], color=color, label=name) for color, name in zip(colors, histories, strict=True)]
-    handles += [Line2D([], [], color="gray", label="val"), Line2D([], [], color="gray", linestyle="--", label="train")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    handles = [Line2D([], [], color=color) for color, _ in zip(colors, histories, strict=True)]
+    handles += [Line2D([], [], color="gray"), Line2D([], [], color="gray", linestyle="--")]
+    names = [*histories, "val", "train"]
+    legend = figure.legend(
+        handles, [""] * len(names), loc="outside lower center", ncols=min(6, len(handles)), frameon=False
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):  # a label may neither begin with _ nor be a formula
+        text.set_text(name)
+        text.set_parse_math(False)
     return figure
 
 

@@ -17,7 +17,7 @@ from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.classifier import Classifier
 from lit_mnist.cli import CLI, GROUPS
 from lit_mnist.data import DataError, MNISTDataModule
-from lit_mnist.errors import Parser, fail
+from lit_mnist.errors import OneLine, Parser, fail
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ def main() -> None:
     threading.excepthook = lambda failure: log.warning(f"{failure.exc_value}")  # TensorBoard's writer on a full disk
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent accelerators
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("lit_mnist").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs none of a fit's
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # no validation yet, nothing to compare
@@ -40,6 +42,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*contains the key.*monitor.*")  # the fast path steps schedulers itself
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and PyTorch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # one value per epoch is logged
+    warnings.filterwarnings("ignore", ".*missing from font.*")  # letters of a run's name, boxes in the report's curves
     warnings.filterwarnings("ignore", module="PIL")  # of damage that does not hinder reading an image
     warnings.filterwarnings("ignore", ".*`torch.jit.trace.*` is deprecated.*")  # TensorBoard's graph
     try:
@@ -74,6 +77,8 @@ def main() -> None:
             raise
         lost = "another process of this run stopped; continue with: python -m lit_mnist fit --ckpt_path last"
         fail(lost, status=1, once=False)
+    except UnicodeEncodeError as error:
+        fail(f"{error.object}: this name is not UTF-8, which TensorBoard asks of a folder")
     except ValueError as error:
         argument = str(error).partition(":")[0]
         for group, component in GROUPS.items():

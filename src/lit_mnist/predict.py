@@ -16,7 +16,7 @@ from lit_mnist.atomic import part_of, write_whole
 from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
-from lit_mnist.errors import fail
+from lit_mnist.errors import fail, print_error, printable
 from lit_mnist.image_files import SUFFIXES, ImageError, load_image
 from lit_mnist.images import prepare
 from lit_mnist.runs import LOGS, find_checkpoint
@@ -66,7 +66,7 @@ def predict(images: list[str], ckpt_path: str = "best", output: str | None = Non
     def report(file: Path, error: ImageError) -> None:
         nonlocal failed
         failed += 1
-        print(f"lit-mnist: error: {printable(file)}: {error}", file=sys.stderr)
+        print_error(f"{file}: {error}")
 
     found = find_images(images, report)
     if output and (same := first_same([checkpoint, *found], Path(output))):
@@ -203,7 +203,7 @@ def show(predictions: Sequence[Prediction], output: str | None) -> None:
                 table.add_row(str(digit), count, f"{mean:.4f}", printable(least.file), f"{least.probability:.4f}")
     console.print(table)
     if len(predictions) > ROWS:
-        where = f"in {output}" if output else "with --output predictions.csv"
+        where = f"in {printable(output)}" if output else "with --output predictions.csv"
         print(f"{len(predictions):,} files; a row for each is {where}")
 
 
@@ -226,8 +226,3 @@ def save(predictions: Sequence[Prediction], path: Path) -> None:
             else:
                 row = dict(zip(columns, values, strict=True)) | {"probabilities": probabilities}
                 file.write(json.dumps(row) + "\n")
-
-
-def printable(path: Path) -> str:
-    """A path for the terminal, without line breaks and what else would upset it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(path))

@@ -1,22 +1,18 @@
 """The report: runs side by side, in one self-contained HTML page and a Markdown file."""
 
-import base64
-import csv
+import html
 import io
-import json
 import os
 import re
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_mnist import figures
 from lit_mnist.atomic import write_whole
-from lit_mnist.errors import fail
-from lit_mnist.runs import read_metrics
+from lit_mnist.errors import fail, print_error, printable
+from lit_mnist.run_files import RunError, read_options, read_picture, read_rows, read_test
 
 PICTURES = ("history", "confusion", "mistakes", "calibration")
 ALWAYS = ("model.hidden_sizes", "model.dropout", "trainer.max_epochs", "seed_everything")  # options of every report
@@ -46,6 +42,8 @@ class Run:
 def report(runs: list[str], output: str = "report.html") -> None:
     """Compare runs in one HTML page that needs no other file, and in a Markdown file beside it.
 
+    A run that is damaged gets a line of its own on stderr, and then the exit status is 1.
+
     Args:
         runs: Run folders, or folders with runs in them, such as lightning_logs.
         output: The page, with the suffix .html; the Markdown file has the suffix .md instead.
@@ -57,14 +55,31 @@ def report(runs: list[str], output: str = "report.html") -> None:
         fail(f"--output: there is no folder {page.parent}")
     folders = find_runs(runs)
     parent = os.path.commonpath([folder.parent for folder in folders])
-    found = [read_run(folder, str(folder.relative_to(parent))) for folder in folders]
-    table = compare(found)
+    found: list[Run] = []
+    pictures: dict[str, dict[str, str]] = {}
+    problems = []
+    for folder in folders:
+        try:
+            run = read_run(folder, printable(folder.relative_to(parent)))
+        except RunError as error:
+            problems.append(error)
+        else:
+            found.append(run)
+            pictures[run.name] = read_pictures(folder, problems)
+    for problem in problems:
+        print_error(str(problem))
+    if not found:
+        sys.exit(2)
+    table = [[printable(cell) for cell in row] for row in compare(found)]
     sentences = {run.name: overfitting(run.rows) for run in found}
     with write_whole(page) as part:
-        part.write_text(_html(found, table, sentences), encoding="utf-8")
+        part.write_text(_html(found, table, sentences, pictures), encoding="utf-8")
     with write_whole(page.with_suffix(".md")) as part:
         part.write_text(_markdown(table, sentences), encoding="utf-8")
-    print(f"{len(found)} {'run' if len(found) == 1 else 'runs'} in {page} and {page.with_suffix('.md')}")
+    count = f"{len(found)} {'run' if len(found) == 1 else 'runs'}"
+    print(printable(f"{count} in {page} and {page.with_suffix('.md')}"))
+    if problems:
+        sys.exit(1)
 
 
 def find_runs(names: list[str]) -> list[Path]:
@@ -83,32 +98,28 @@ def _inside(folder: Path) -> list[Path]:
     """Runs below a folder that finished an epoch, version_2 before version_10."""
     runs = [path.parent for path in folder.rglob("metrics.csv") if (path.parent / "config.yaml").is_file()]
     return sorted(
-        runs, key=lambda run: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(run))]
+        runs, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run))]
     )
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what a run folder tells; a folder without a finished epoch or with damaged files ends in one line."""
+    """Read what a run folder tells.
+
+    Raises:
+        RunError: The run has no finished epoch, or its files are damaged.
+    """
     try:
-        options = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
-        rows = read_metrics(folder)
-        test = json.loads((folder / "test.json").read_text()) if (folder / "test.json").is_file() else {}
+        run = Run(folder, name, read_options(folder), read_rows(folder), read_test(folder))
+        if run.rows:
+            compare([run])  # here, so that what is made of this run cannot fail beside the others
+            overfitting(run.rows)
+            return run
     except FileNotFoundError:
-        rows = []
-    except (ValueError, AttributeError, csv.Error, yaml.YAMLError) as error:
-        fail(f"{folder}: config.yaml, metrics.csv or test.json is damaged: {error}")
-    if not rows:
-        fail(f"{folder}: has no finished epoch to report")
-    return Run(folder, name, options, rows, test)
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options as pairs of dotted name and value."""
-    for name, value in options.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        pass
+    except Exception as error:  # whatever the readers and the table make of a damaged file
+        reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder}: config.yaml, metrics.csv or test.json is damaged: {reason}") from error
+    raise RunError(f"{folder}: has no finished epoch to report")
 
 
 def compare(runs: list[Run]) -> list[list[str]]:
@@ -161,8 +172,8 @@ def overfitting(rows: list[dict[str, float]]) -> str:
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
     if best["epoch"] == last["epoch"]:
         return f"No overfitting yet: val loss is lowest in the last epoch, {epoch}, at {low:.4f}."
-    rise = f"{end - low:.4f} ({(end - low) / low:.0%})"
-    if end - low < LEVEL * low:
+    rise = f"{end - low:.4f}" + (f" ({(end - low) / low:.0%})" if low >= 0.0001 else "")
+    if end - low <= LEVEL * low:
         return f"No clear overfitting: val loss is lowest in epoch {epoch} at {low:.4f} and ends only {rise} above it."
     return (
         f"It overfits after epoch {epoch}: there val loss turned at {low:.4f} and rose by {rise} to {end:.4f} in epoch"
@@ -171,12 +182,22 @@ def overfitting(rows: list[dict[str, float]]) -> str:
 
 
 def _markdown(table: list[list[str]], sentences: dict[str, str]) -> str:
-    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table]
+    lines = [f"| {' | '.join(map(_as_text, row))} |" for row in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
-    return "\n".join(["# Report", "", *lines, "", *(f"- **{name}**: {text}" for name, text in sentences.items()), ""])
+    return "\n".join(
+        ["# Report", "", *lines, "", *(f"- **{_as_text(name)}**: {text}" for name, text in sentences.items()), ""]
+    )
 
 
-def _html(runs: list[Run], table: list[list[str]], sentences: dict[str, str]) -> str:
+def _as_text(cell: str) -> str:
+    """A printable text such that Markdown shows it as it is, without links, HTML and other marks."""
+    marks = r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])"  # an underscore inside a word is none
+    return re.sub(marks, r"\\\g<0>", html.escape(cell, quote=False))
+
+
+def _html(
+    runs: list[Run], table: list[list[str]], sentences: dict[str, str], pictures: dict[str, dict[str, str]]
+) -> str:
     from importlib.resources import files
 
     from jinja2 import Template
@@ -190,13 +211,19 @@ def _html(runs: list[Run], table: list[list[str]], sentences: dict[str, str]) ->
     page: str = Template(source, autoescape=True).render(
         table=table,
         curves=svg[svg.index("<svg") :],  # without the XML header, which names a document type elsewhere
-        runs=[(run.name, sentences[run.name], list(_pictures(run.folder))) for run in runs],
+        runs=[(run.name, sentences[run.name], pictures[run.name]) for run in runs],
     )
     return page
 
 
-def _pictures(folder: Path) -> Iterator[tuple[str, str]]:
-    """Names of a run's pictures and their content, base64."""
+def read_pictures(folder: Path, problems: list[RunError]) -> dict[str, str]:
+    """A run's pictures by their names, base64; why one is left out is added to the problems."""
+    pictures = {}
     for name in PICTURES:
-        if (path := folder / f"{name}.png").is_file():
-            yield name, base64.b64encode(path.read_bytes()).decode()
+        path = folder / f"{name}.png"
+        if os.path.lexists(path):
+            try:
+                pictures[name] = read_picture(path)
+            except Exception as error:  # whatever Pillow makes of a file that is no picture
+                problems.append(RunError(f"{path}: is no picture of the run and is left out: {error}"))
+    return pictures

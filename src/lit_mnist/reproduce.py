@@ -13,7 +13,7 @@ from lit_mnist.callbacks import History, NoProfiler, RunCheckpoint, StopOnDiverg
 from lit_mnist.checkpoint import WholeCheckpointIO
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import fail
+from lit_mnist.errors import fail, printable
 from lit_mnist.evaluation import Evaluation, TestPart
 from lit_mnist.resume import ExactResume
 
@@ -60,7 +60,7 @@ def reproduce(seeds: int = 5, runs: str = ",".join(RECIPES), output: str = "repr
                 else:
                     fit_and_test(run, options, data, epochs, seed, lambda: progress.advance(task))
     study.write(folder, names, seeds, f"python -m lit_mnist reproduce --seeds {seeds} --runs {runs}")
-    print(f"the report is {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}")
+    print(printable(f"the report is {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}"))
 
 
 class EachEpoch(Callback):

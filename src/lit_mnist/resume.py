@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_mnist.callbacks import History
 from lit_mnist.checkpoint import CheckpointError
+from lit_mnist.errors import quoted
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ class StopInsideEpoch(Checkpoint):
 
     def _exit(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            how = f"continue with: python -m lit_mnist fit --ckpt_path {self.checkpoint}"
+            how = f"continue with: python -m lit_mnist fit --ckpt_path {quoted(self.checkpoint)}"
             print(f"\nstopped by {signal.Signals(self._signal).name}; {how}", file=sys.stderr)
         sys.exit(128 + self._signal)
 

@@ -1,19 +1,20 @@
 """A page on this machine where a person draws a digit and sees what the model makes of it."""
 
 import errno
-import ipaddress
 import socket
 import sys
 from pathlib import Path
 
 from lit_mnist.checkpoint import read_checkpoint
 from lit_mnist.classifier import Classifier
-from lit_mnist.errors import fail
+from lit_mnist.errors import fail, printable
 from lit_mnist.runs import LOGS, find_checkpoint
 
 
 def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve a page where you draw a digit, or drop an image, and see the model's answer; Ctrl-C ends it.
+
+    Only what is addressed to this machine is answered: by an address, as localhost, or by the name that --host gives.
 
     Args:
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
@@ -24,23 +25,21 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860) -> 
         CheckpointError: There is no such checkpoint, or it cannot be used.
     """
     try:
-        import uvicorn
-
-        from lit_mnist.demo.app import application
+        from lit_mnist.demo.app import OwnOrigin, application, is_loopback
+        from lit_mnist.demo.server import serve
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
     checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
     data = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
     classifier = Classifier.load_from_checkpoint(checkpoint)
-    app = application(classifier, str(checkpoint), f"trained on {data['dataset']}")
+    app = application(classifier, printable(checkpoint), printable(f"trained on {data['dataset']}"))
     listener = listen(host, port)
     if not is_loopback(host):
-        print(f"lit-mnist: warning: --host {host}: all who can reach this machine can use the page", file=sys.stderr)
+        shown = printable(host)
+        print(f"lit-mnist: warning: --host {shown}: all who can reach this machine can use the page", file=sys.stderr)
     name = f"[{host}]" if ":" in host else host
-    print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
-    # At "critical" it is silent: app.failed says in a line what goes wrong, where uvicorn would show the traceback.
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    print(f"http://{printable(name)}:{listener.getsockname()[1]}", flush=True)
+    serve(OwnOrigin(app, host), listener)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,17 +48,10 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OverflowError:
         fail(f"--port: {port} is not in 0..65535")
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, TypeError, UnicodeError) as error:  # the latter two of a name that no network could have
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
             fail(f"--port: {port} is in use; give another one, or 0 for any that is free")
-        if error.errno == errno.EACCES:
+        if number == errno.EACCES:
             fail(f"--port: {port} needs more rights; give one above 1023")
         fail(f"--host: {host} is no address of this machine")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine itself can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False

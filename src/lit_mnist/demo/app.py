@@ -3,19 +3,24 @@
 import asyncio
 import html
 import io
-import sys
+import ipaddress
+import re
+import socket
 from pathlib import Path
 from string import Template
 
 import torch
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lit_mnist.classifier import Classifier
 from lit_mnist.data.module import rescale
+from lit_mnist.errors import print_error
 from lit_mnist.image_files import ImageError, load_image
 from lit_mnist.images import prepare
 
@@ -45,11 +50,16 @@ def application(classifier: Classifier, checkpoint: str, about: str) -> Starlett
         checkpoint=html.escape(checkpoint), about=html.escape(about), limit=LIMIT
     )
 
-    def home(request: Request) -> Response:
+    async def home(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
 
-    def asset(request: Request) -> Response:
-        return FileResponse(FOLDER / request.url.path.lstrip("/"), headers=HEADERS)
+    def asset(name: str, media_type: str) -> Route:
+        content = (FOLDER / name).read_bytes()  # once: a request should open no file
+
+        async def send(request: Request) -> Response:
+            return Response(content, media_type=media_type, headers=HEADERS)
+
+        return Route(f"/{name}", send)
 
     async def read(request: Request) -> Response:
         content = await body(request)
@@ -61,12 +71,55 @@ def application(classifier: Classifier, checkpoint: str, about: str) -> Starlett
     return Starlette(
         routes=[
             Route("/", home),
-            Route("/page.css", asset),
-            Route("/page.js", asset),
+            asset("page.css", "text/css"),
+            asset("page.js", "text/javascript"),
             Route("/read", read, methods=["POST"]),
         ],
         exception_handlers={ClientDisconnect: gone, Exception: failed},
     )
+
+
+class OwnOrigin:
+    """Lets those requests through to an application that its own page sent, or a program, and refuses others.
+
+    A page elsewhere could otherwise send it images, and read the answers once a name of its own leads to this machine
+    (DNS rebinding). An address cannot be made to lead elsewhere, so those are let through.
+
+    Args:
+        app: An ASGI application.
+        host: What it listens on: a loopback address is asked for by loopback addresses and as localhost alone, others
+            by any address, by their own name and by the name of this machine.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self.app = app
+        self.loopback = is_loopback(host)
+        self.names = {"localhost", host.lower()} | (set() if self.loopback else {socket.gethostname().lower()})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        own = self._is_own(re.sub(r":[0-9]*$", "", host).removeprefix("[").removesuffix("]"))
+        if own and all(origin.lower().partition("://")[2] == host for origin in headers.getlist("origin")):
+            await self.app(scope, receive, send)
+        else:
+            message = "This request names another host, or comes from a page elsewhere; it is refused."
+            await JSONResponse({"error": message}, 403, {"Connection": "close"})(scope, receive, send)
+
+    def _is_own(self, name: str) -> bool:
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return name in self.names
+        return address.is_loopback or not self.loopback
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def gone(request: Request, error: Exception) -> Response:
@@ -76,7 +129,7 @@ def gone(request: Request, error: Exception) -> Response:
 
 def failed(request: Request, error: Exception) -> Response:
     """A message instead of an answer, and a line on the terminal; the server goes on."""
-    print(f"lit-mnist: error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    print_error(f"{type(error).__name__}: {error}")
     return JSONResponse({"error": "The demo failed; its terminal says why."}, 500)
 
 
