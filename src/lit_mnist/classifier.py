@@ -75,8 +75,10 @@ class Classifier(L.LightningModule):
         if steps_per_execution < 1:
             raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if value is not None and not 0 <= value <= torch.finfo(torch.float32).max:
-                raise ValueError(f"{name}: {value} is not at least 0, or too large for float32")
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: {value} is not at least 0")
+            if value is not None and value > torch.finfo(torch.float32).max:
+                raise ValueError(f"{name}: {value} is too large for float32")
         self.save_hyperparameters()
         self.optimizer = optimizer
         self.lr = lr
