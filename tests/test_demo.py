@@ -490,7 +490,8 @@ def test_without_the_extra_it_says_how_to_install_it(
     missing: str, cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "lit_mnist.demo.app", raising=False)
+    for name in ("app", "server"):
+        monkeypatch.delitem(sys.modules, f"lit_mnist.demo.{name}", raising=False)
     assert_fails(demo(cli, trained), missing, "pip install 'lit-mnist[demo]'")
 
 
