@@ -22,6 +22,15 @@ METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 COLUMNS = ("epoch", *METRICS, "lr", "seconds")
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether a validation comes after this step in a fit that does not end here."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    should_stop, trainer.should_stop = trainer.should_stop, False  # which brings one that is not due
+    due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher) and not loop._skip_next_val
+    trainer.should_stop = should_stop
+    return bool(due)
+
+
 class RunCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint that keeps the weights which were measured, and finds its files again in a run that was moved.
 
@@ -51,8 +60,11 @@ class RunCheckpoint(ModelCheckpoint):
         """Nothing: it saves after a validation or at the end of an epoch only."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         self._validated_at = trainer.global_step
-        if self.monitor and not trainer.is_last_batch:  # the steps to come change the weights that were measured
+        if self.monitor and not trainer.is_last_batch and validation_follows(trainer):
+            # now, since the steps to come change the weights; and not where only the end of the fit has it validated
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

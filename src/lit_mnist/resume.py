@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lit_mnist.callbacks import History
+from lit_mnist.callbacks import History, validation_follows
 from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.errors import quoted
 
@@ -142,16 +142,7 @@ def _no_way_on(trainer: L.Trainer) -> str | None:
         return None if trainer.is_last_batch or not epoch.ready else "end"
     if trainer.is_last_batch:
         return "last"
-    return "step" if batch.completed < batch.ready and _validation_follows(trainer) else None
-
-
-def _validation_follows(trainer: L.Trainer) -> bool:
-    """Whether a validation comes after this step in a fit that does not end here."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    should_stop, trainer.should_stop = trainer.should_stop, False  # which brings one that is not due
-    due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher) and not loop._skip_next_val
-    trainer.should_stop = should_stop
-    return bool(due)
+    return "step" if batch.completed < batch.ready and validation_follows(trainer) else None
 
 
 class StopInsideEpoch(Checkpoint):
@@ -196,7 +187,7 @@ class StopInsideEpoch(Checkpoint):
         ends = 0 <= trainer.max_steps <= trainer.global_step or (
             trainer.should_stop and trainer.fit_loop._can_stop_early
         )
-        if (asked or ends) and _validation_follows(trainer) == after_validation:
+        if (asked or ends) and validation_follows(trainer) == after_validation:
             trainer.save_checkpoint(self.checkpoint)
             if asked:
                 self._exit(trainer)
