@@ -336,7 +336,7 @@ def test_a_checkpoint_of_weights_alone_can_be_tested_but_not_continued(cli: Cli,
     assert cli("fit", *SHORT, *own, "--trainer.callbacks.filename", "mine").status == 0
     path = "lightning_logs/version_0/checkpoints/mine.ckpt"
     assert cli("test", "--ckpt_path", path).status == 0
-    assert_fails(cli("fit", "--ckpt_path", path), f"{path}: holds weights alone, which a fit cannot continue from")
+    assert_fails(cli("fit", "--ckpt_path", path), f"{path}: lacks optimizer_states, or has something else in its place")
 
 
 def test_a_model_option_that_agrees_with_the_checkpoint_is_taken(cli: Cli, own_run: Path) -> None:

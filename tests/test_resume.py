@@ -36,8 +36,8 @@ def every(steps: int) -> tuple[Any, ...]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of each curve in TensorBoard but that of the speed."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+    """Steps and values of each curve but that of the speed, as TensorBoard shows them after what was logged again."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     tags = set(events.Tags()["scalars"]) - {"images_per_second"}
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 

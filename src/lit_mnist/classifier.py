@@ -153,7 +153,12 @@ class Classifier(L.LightningModule):
         getattr(self, f"{stage}_accuracy").update(logits, labels)
         for metric in ("loss", "accuracy"):
             name = f"{stage}_{metric}"
-            self.log(f"{stage}/{metric}", getattr(self, name), on_step=False, on_epoch=True, prog_bar=stage != "test")
+            if stage == "train" and not self.trainer.is_last_batch:
+                # The epoch ends early. Its curve gets no point: a fit that continues from there has the whole epoch's.
+                self.trainer.callback_metrics[f"{stage}/{metric}"] = getattr(self, name).compute()
+            else:
+                value, bar = getattr(self, name), stage != "test"
+                self.log(f"{stage}/{metric}", value, on_step=False, on_epoch=True, prog_bar=bar)
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
         if isinstance(batch, list):

@@ -4,7 +4,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -32,21 +32,20 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 class _NothingFrom(MetaPathFinder):
-    """Finds modules where Python looks for them, and refuses those that lie in a folder."""
+    """Finds no module itself, and refuses those that lie in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         spec = PathFinder.find_spec(name, path)
-        if spec and spec.origin and Path(spec.origin).resolve().is_relative_to(self.folder):
+        if spec and spec.has_location and Path(str(spec.origin)).resolve().is_relative_to(self.folder):
             raise ImportError(f"{spec.origin} lies in a run folder, from which nothing is imported")
-        return spec
 
 
 def refuse_imports_from(run: Path) -> None:
     """Keep this process from importing what lies in a run folder, whatever its config.yaml names."""
-    sys.meta_path.insert(sys.meta_path.index(PathFinder), _NothingFrom(run))
+    sys.meta_path.insert(0, _NothingFrom(run))
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
