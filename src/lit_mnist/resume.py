@@ -68,8 +68,8 @@ class ExactResume(Callback):
             "should_stop": trainer.should_stop and not any(left is not None and left <= 0 for left in times),
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
             "processes": processes,
-            "outlines": _outlines(checkpoint),
         }
+        checkpoint["resume"]["outlines"] = _outlines(checkpoint)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["resume"]
@@ -117,8 +117,9 @@ class ExactResume(Callback):
 
 def _outlines(checkpoint: dict[str, Any]) -> dict[str, str]:
     """The form of each state that a fit continues with."""
-    states = ("loops", "callbacks", "optimizer_states", "lr_schedulers")
-    return {name: hashlib.sha256(json.dumps(_outline(checkpoint[name])).encode()).hexdigest() for name in states}
+    states = {name: checkpoint[name] for name in ("loops", "callbacks", "optimizer_states", "lr_schedulers")}
+    states["resume"] = {name: value for name, value in checkpoint["resume"].items() if name != "outlines"}
+    return {name: hashlib.sha256(json.dumps(_outline(state)).encode()).hexdigest() for name, state in states.items()}
 
 
 def _outline(state: Any) -> Any:
