@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_mnist import MNISTDataModule
+from lit_mnist.callbacks import validation_follows
 
 Figures = dict[str, float]
 
@@ -41,7 +42,8 @@ class Recorder(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             batches = trainer.num_val_batches[0] * trainer.datamodule.eval_batch_size  # type: ignore[attr-defined]
-            self._keep(trainer, pl_module, "val", images=batches)
+            due = validation_follows(trainer)  # not by the end of the fit alone
+            self._keep(trainer, pl_module, "val", images=batches, due=due, inside=not trainer.is_last_batch)
 
 
 def figures_of(weights: dict[str, Tensor], pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,12 +87,14 @@ class Record:
         epochs: Figures of each epoch by its number: over its training steps, with the weights that each began with, and
             of its last validation where it has one.
         validations: The step of each validation and its figures.
+        due: Figures of those that were due, and not brought by the end of the fit alone.
         images: Number of images that each epoch trained on.
         validated: Number of images of each validation, at most.
     """
 
     epochs: dict[int, Figures]
     validations: list[tuple[int, Figures]]
+    due: list[Figures]
     images: dict[int, int]
     validated: int
 
@@ -100,6 +104,7 @@ def recorded(folder: Path) -> Record:
     steps: defaultdict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     last: dict[int, Figures] = {}
     validations: list[tuple[int, Figures]] = []
+    due: list[Figures] = []
     count = 0
     for path in sorted(folder.iterdir()):
         kept = torch.load(path, weights_only=True)
@@ -107,8 +112,11 @@ def recorded(folder: Path) -> Record:
             steps[kept["epoch"]].append(figures_of(kept["weights"], *kept["batch"]))
         elif path.stem.endswith("_0"):
             count = kept["images"]
-            last[kept["epoch"]] = split_figures(kept["weights"], "val", count)
-            validations.append((kept["step"], last[kept["epoch"]]))
+            figures = split_figures(kept["weights"], "val", count)
+            validations.append((kept["step"], figures))
+            due += [figures] if kept["due"] else []
+            if kept["due"] or kept["inside"]:
+                last[kept["epoch"]] = figures
     epochs = {epoch: {**mean_figures("train", parts), **last.get(epoch, {})} for epoch, parts in steps.items()}
     images = {epoch: sum(len(right) for _, right in parts) for epoch, parts in steps.items()}
-    return Record(epochs, validations, images, count)
+    return Record(epochs, validations, due, images, count)

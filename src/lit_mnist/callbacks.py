@@ -60,10 +60,10 @@ class RunCheckpoint(ModelCheckpoint):
         """Nothing: it saves after a validation or at the end of an epoch only."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not validation_follows(trainer):
             return
         self._validated_at = trainer.global_step
-        if self.monitor and not trainer.is_last_batch and validation_follows(trainer):
+        if self.monitor and not trainer.is_last_batch:
             # now, since the steps to come change the weights; and not where only the end of the fit has it validated
             super().on_train_epoch_end(trainer, pl_module)
 
@@ -178,9 +178,10 @@ class History(Callback):
         self.metrics |= {name: value.item() for name, value in logged if value is not before.get(name)}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._collect(trainer)
-            self._validated_at = trainer.global_step
+        if trainer.sanity_checking or (trainer.is_last_batch and not validation_follows(trainer)):
+            return  # the latter comes at the end of a fit alone, and not where it goes on from there
+        self._collect(trainer)
+        self._validated_at = trainer.global_step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         pl_module.log_train_metrics()
