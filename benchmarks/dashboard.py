@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.callbacks import History
-from lit_mnist.dashboard import Dashboard, FitPart
+from lit_mnist.runs.history import History
+from lit_mnist.views.dashboard import Dashboard, FitPart
 
 PARTS = get_args(FitPart)
 STEPS = 3  # of an epoch; the cost does not depend on their number

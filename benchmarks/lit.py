@@ -15,7 +15,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.main import main as lit_mnist
+from lit_mnist.program import main as lit_mnist
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

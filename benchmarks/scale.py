@@ -25,7 +25,7 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
     import torch
     from lightning.pytorch.callbacks import Callback
 
-    from lit_mnist import Classifier, MNISTDataModule
+    from lit_mnist import MLP, Classifier, MNISTDataModule
 
     torch.set_flush_denormal(True)  # as the program does
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -57,7 +57,7 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
         num_sanity_val_steps=0,
         callbacks=[clock],
     )
-    trainer.fit(Classifier(hidden_sizes=(width, 128)), Noise(batch_size=batch_size))
+    trainer.fit(Classifier(network=MLP(hidden_sizes=(width, 128))), Noise(batch_size=batch_size))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if trainer.is_global_zero:
         print(

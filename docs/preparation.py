@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from lit_mnist import Classifier, MNISTDataModule
 from lit_mnist.data import rescale
-from lit_mnist.figures import new_figure, save
-from lit_mnist.images import centred, cropped, drawing, fitted, grey, prepare
-from lit_mnist.runs import LOGS, find_checkpoint
+from lit_mnist.runs.folder import LOGS, find_checkpoint
+from lit_mnist.use.images import centred, cropped, drawing, fitted, grey, prepare
+from lit_mnist.views.figures import new_figure, save
 
 WIDTH, HEIGHT = 400, 300
 

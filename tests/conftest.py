@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-import lit_mnist.main
+import lit_mnist.program
 from lit_mnist import MNISTDataModule
 from lit_mnist.data.checksums import SHA256
 
@@ -136,7 +136,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(sys, "argv", ["lit-mnist", *map(str, args)])
         capsys.readouterr()
         try:
-            lit_mnist.main.main()
+            lit_mnist.program.main()
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
@@ -179,7 +179,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two epochs on the digits with hidden layers of other sizes; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
-    options = ("--trainer.max_epochs", 2, "--model.hidden_sizes", "[32, 16]", "--model.dropout", 0.1)
+    options = ("--trainer.max_epochs", 2, "--model.network.hidden_sizes", "[32, 16]", "--model.network.dropout", 0.1)
     done = run_cli("fit", *DIGITS, *options, "--seed_everything", 7, cwd=folder)
     assert done.returncode == 0, done.stderr
     return Trained(folder, folder / "lightning_logs" / "version_0", done.stdout, done.stderr)

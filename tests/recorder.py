@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_mnist import MNISTDataModule
-from lit_mnist.callbacks import validation_follows
+from lit_mnist.runs.checkpoints import validation_follows
 
 Figures = dict[str, float]
 
@@ -31,7 +31,7 @@ class Recorder(Callback):
         self.folder.mkdir(exist_ok=True)
         number = len(list(self.folder.glob(f"*_{trainer.global_rank}.pt")))
         kept = {"kind": kind, "epoch": trainer.current_epoch + 1, "step": trainer.global_step, **more}
-        kept["weights"] = module.model.state_dict()  # type: ignore[union-attr, operator]
+        kept["weights"] = module.network.state_dict()  # type: ignore[union-attr, operator]
         torch.save(kept, self.folder / f"{number:05}_{trainer.global_rank}.pt")
 
     def on_train_batch_start(
@@ -47,7 +47,8 @@ class Recorder(Callback):
 
 
 def figures_of(weights: dict[str, Tensor], pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,) and whether each answer is right (N,) of a network without dropout; pixels (N, 784) in [0, 1]."""
+    """Losses (N,) and whether each answer is right (N,) of a network without dropout; pixels (N, 28, 28) in [0, 1]."""
+    pixels = pixels.flatten(1)
     names = sorted({name.rpartition(".")[0] for name in weights}, key=lambda name: int(name.split(".")[1]))
     for name in names:
         pixels = pixels @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -73,9 +74,9 @@ def split_figures(weights: dict[str, Tensor], split: str, count: int | None = No
 def network_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The weights of the network in a checkpoint."""
     return {
-        name.removeprefix("model."): weight
+        name.removeprefix("network."): weight
         for name, weight in checkpoint["state_dict"].items()
-        if name.startswith("model.")
+        if name.startswith("network.")
     }
 
 

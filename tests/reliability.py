@@ -22,9 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each process is forked from one that has imported the program: as fresh as one from the shell, without the seconds.
 FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["lit_mnist.main", "tensorboard"])
+FRESH.set_forkserver_preload(["lit_mnist.program", "tensorboard"])
 
-DIGITS = ("fit", "--data.dataset", "digits", "--model.dropout", "[0.4,0.3]", "--trainer.accelerator", "cpu")
+DIGITS = ("fit", "--data.dataset", "digits", "--model.network.dropout", "[0.4,0.3]", "--trainer.accelerator", "cpu")
 RUN = Path("lightning_logs/version_0")
 CHECKPOINTS = RUN / "checkpoints"
 
@@ -61,7 +61,7 @@ def start(folder: Path, *args: Any, environ: dict[str, str] | None = None, max_f
 
 
 def _command(folder: Path, args: list[str], environ: dict[str, str], max_file: int | None) -> None:
-    import lit_mnist.main
+    import lit_mnist.program
 
     os.chdir(folder)
     os.environ.update(environ)
@@ -72,7 +72,7 @@ def _command(folder: Path, args: list[str], environ: dict[str, str], max_file: i
     sys.argv = ["lit-mnist", *args]
     if max_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
-    lit_mnist.main.main()
+    lit_mnist.program.main()
 
 
 def run(folder: Path, *args: Any, **options: Any) -> Ended:

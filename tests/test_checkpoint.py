@@ -11,7 +11,8 @@ import torch
 from conftest import Result, Trained
 from reliability import CHECKPOINTS, DIGITS, Ended, assert_one_line, content, differences, fill, fit, run, small_disk
 
-from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
+from lit_mnist.runs.checkpoints import WholeCheckpointIO
 
 Cli = Callable[..., Result]
 ONE_LINE = r"\A[^\n]+\Z"
@@ -178,8 +179,10 @@ def test_hyperparameters_of_a_checkpoint_name_no_class_to_run(good: dict[str, An
 
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_a_checkpoint_of_other_hidden_sizes_is_named_with_both(command: str, own_run: Path, cli: Cli) -> None:
-    done = cli(command, "--ckpt_path", "last", "--model.hidden_sizes", "[64, 16]")
-    assert_one_line(Ended(done.status, done.out, done.err), "--model.hidden_sizes: [64, 16]", "[32, 16]", "last.ckpt")
+    done = cli(command, "--ckpt_path", "last", "--model.network.hidden_sizes", "[64, 16]")
+    assert_one_line(
+        Ended(done.status, done.out, done.err), "--model.network.hidden_sizes: [64, 16]", "[32, 16]", "last.ckpt"
+    )
 
 
 # Writing

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist import MLP, Classifier, MNISTDataModule
 
 Quiet = Callable[..., L.Trainer]
 
 
 def small(**options: Any) -> Classifier:
-    return Classifier(**{"hidden_sizes": [16], **options})
+    return Classifier(network=MLP(hidden_sizes=[16]), **options)
 
 
 def weights(model: Classifier) -> Tensor:
@@ -34,7 +34,7 @@ def optimizer_of(model: Classifier) -> Any:
 
 def step(model: Classifier) -> None:
     optimizer = optimizer_of(model)
-    F.cross_entropy(model(torch.rand(8, 784)), torch.arange(8)).backward()
+    F.cross_entropy(model(torch.rand(8, 28, 28)), torch.arange(8)).backward()
     optimizer.step()
 
 
@@ -63,8 +63,8 @@ class Recorder(Callback):
 
 def test_the_defaults_are_the_recipes() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(Classifier).parameters.items()}
-    assert defaults["hidden_sizes"] == (256, 128)
-    assert defaults["dropout"] == 0
+    network = Classifier().network
+    assert (type(network), network.hidden_sizes, network.dropout) == (MLP, (256, 128), 0)
     assert defaults["lr"] == 1e-3
     assert defaults["weight_decay"] is None
     assert defaults["lr_scheduler"] is None
@@ -81,7 +81,7 @@ def test_the_optimizer_is_the_recipes_rmsprop() -> None:
 @pytest.mark.parametrize("size", [1.0, 1e-7])
 def test_rmsprop_steps_follow_the_formula(size: float) -> None:
     model = small()
-    weight = model.model.layers[0].weight
+    weight = model.network.layers[0].weight
     optimizer = optimizer_of(model)
     w = weight.detach().double().numpy().copy()
     start, v, inside = w.copy(), np.zeros_like(w), w.copy()
@@ -100,7 +100,7 @@ def test_rmsprop_steps_follow_the_formula(size: float) -> None:
 
 def test_the_loss_is_the_cross_entropy_of_the_softmax_of_the_logits(quiet: Quiet) -> None:
     model = small()
-    pixels, labels = torch.rand(50, 784), torch.randint(10, (50,))
+    pixels, labels = torch.rand(50, 28, 28), torch.randint(10, (50,))
     logits = model(pixels).detach().double().numpy()
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     one_hot = np.eye(10)[labels.numpy()]
@@ -113,10 +113,10 @@ def test_the_loss_is_the_cross_entropy_of_the_softmax_of_the_logits(quiet: Quiet
 
 def test_accuracy_is_the_share_of_all_samples(quiet: Quiet) -> None:
     model = small()
-    torch.nn.init.zeros_(model.model.layers[-1].weight)
-    model.model.layers[-1].bias.data[0] = 1
+    torch.nn.init.zeros_(model.network.layers[-1].weight)
+    model.network.layers[-1].bias.data[0] = 1
     labels = torch.tensor([0] * 9 + [1])
-    (metrics,) = quiet().test(model, DataLoader(TensorDataset(torch.rand(10, 784), labels), 4), verbose=False)
+    (metrics,) = quiet().test(model, DataLoader(TensorDataset(torch.rand(10, 28, 28), labels), 4), verbose=False)
     macro = np.mean([1.0, 0.0])
     assert metrics["test/accuracy"] == pytest.approx(0.9)
     assert metrics["test/accuracy"] != pytest.approx(macro)
@@ -140,7 +140,7 @@ def test_train_metrics_are_averages_over_the_batches_while_the_weights_move(
 
 
 def test_dropout_is_active_in_train_metrics_and_not_in_validation(digits: MNISTDataModule, quiet: Quiet) -> None:
-    model, seen = small(dropout=0.8, lr=0.0), Recorder()
+    model, seen = Classifier(network=MLP(hidden_sizes=[16], dropout=0.8), lr=0.0), Recorder()
     trainer = quiet(max_epochs=1, callbacks=[seen])
     trainer.fit(model, digits)
     assert seen.training == {True}
@@ -169,7 +169,7 @@ def test_one_batch_can_be_overfit(digits: MNISTDataModule, quiet: Quiet) -> None
 
 def fitted(seed: int, digits: MNISTDataModule, quiet: Quiet) -> Tensor:
     L.seed_everything(seed, verbose=False)
-    model = small(dropout=0.2)
+    model = Classifier(network=MLP(hidden_sizes=[16], dropout=0.2))
     quiet(max_epochs=2, limit_train_batches=5).fit(model, digits)
     return weights(model)
 
@@ -178,30 +178,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits: MN
     first, again, other = (fitted(seed, digits, quiet) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.01}, {"optimizer": "Adam"}, {"lr_scheduler": "StepLR"}])
-def test_several_steps_per_execution_give_the_same_bits(
-    digits: MNISTDataModule, quiet: Quiet, options: dict[str, Any]
-) -> None:
-    if "lr_scheduler" in options:
-        options = {**options, "lr_scheduler_options": {"step_size": 5}, "lr_scheduler_interval": "step"}
-    results = []
-    for steps in (1, 7):
-        L.seed_everything(3, verbose=False)
-        model = small(dropout=0.2, steps_per_execution=steps, **options)
-        trainer = quiet(max_epochs=2)
-        trainer.fit(model, digits)
-        results.append((weights(model), trainer.global_step, trainer.callback_metrics))
-    one, seven = results
-    assert torch.equal(one[0], seven[0])
-    assert one[1] == seven[1] == 2 * 36
-    assert {**one[2]} == {**seven[2]}
-
-
-def test_steps_per_execution_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^steps_per_execution: 0 is not at least 1$"):
-        Classifier(steps_per_execution=0)
 
 
 def test_validation_leaves_the_weights_as_they_are(digits: MNISTDataModule, quiet: Quiet) -> None:

@@ -75,7 +75,7 @@ DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerat
 
 
 def test_two_devices_give_what_one_gives(cli: Cli, tmp_path: Path) -> None:
-    options = (*DIGITS, "--trainer.max_epochs", 2, "--model.hidden_sizes", "[32, 16]")
+    options = (*DIGITS, "--trainer.max_epochs", 2, "--model.network.hidden_sizes", "[32, 16]")
     two = run_cli("fit", *options, *DDP, cwd=tmp_path)
     assert two.returncode == 0, two.stderr
     assert len([line for line in two.stdout.splitlines() if line.startswith("epoch")]) == 2
@@ -121,7 +121,7 @@ def test_a_batch_that_does_not_divide_among_the_devices_leaves_no_run(
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        ("--model.dropuot 0.3", "--model.dropuot: there is no such option; did you mean --model.dropout?"),
+        ("--model.dropuot 0.3", "--model.dropuot: there is no such option; did you mean --model.network.dropout?"),
         ("--xyzzy 1", "--xyzzy: there is no such option; see --help"),
         ("--model.lr fast", "--model.lr: fast is not of type float"),
         ("--data.batch_size many", "--data.batch_size: many is not of type int"),
@@ -131,13 +131,16 @@ def test_a_batch_that_does_not_divide_among_the_devices_leaves_no_run(
             "--data.dataset: mnits is not one of mnist, fashion_mnist, kmnist, qmnist, digits",
         ),
         ("--model.lr_scheduler_interval week", "--model.lr_scheduler_interval: week is not one of epoch, step"),
-        ("--model.dropout 1", "--model.dropout: 1.0 is not in [0, 1)"),
-        ("--model.dropout -0.1", "--model.dropout: -0.1 is not in [0, 1)"),
-        ("--model.dropout [0.4,1.5]", "--model.dropout: 1.5 is not in [0, 1)"),
-        ("--model.dropout [0.4]", "--model.dropout: [0.4] has 1 values, not one for each of [256, 128]"),
+        ("--model.network.dropout 1", "--model.network.dropout: 1.0 is not in [0, 1)"),
+        ("--model.network.dropout -0.1", "--model.network.dropout: -0.1 is not in [0, 1)"),
+        ("--model.network.dropout [0.4,1.5]", "--model.network.dropout: 1.5 is not in [0, 1)"),
+        (
+            "--model.network.dropout [0.4]",
+            "--model.network.dropout: [0.4] has 1 values, not one for each of [256, 128]",
+        ),
         ("--data.batch_size 0", "--data.batch_size: 0 is not at least 1"),
         ("--data.eval_batch_size -1", "--data.eval_batch_size: -1 is not at least 1"),
-        ("--model.hidden_sizes [256,0]", "--model.hidden_sizes: 0 is not at least 1"),
+        ("--model.network.hidden_sizes [256,0]", "--model.network.hidden_sizes: 0 is not at least 1"),
         ("--model.lr -1", "--model.lr: -1.0 is not at least 0"),
         ("--model.weight_decay -0.1", "--model.weight_decay: -0.1 is not at least 0"),
         ("--data.val_size 0", "--data.val_size: 0 is not at least 1"),
@@ -194,7 +197,7 @@ def test_a_missing_configuration_is_named(cli: Cli, tmp_path: Path) -> None:
 
 def test_an_unknown_option_in_a_configuration_is_named(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("model:\n  dropuot: 3\n")
-    line = "--model.dropuot: there is no such option; did you mean --model.dropout?"
+    line = "--model.dropuot: there is no such option; did you mean --model.network.dropout?"
     assert_fails(cli("fit", "--config", "my.yaml"), line)
 
 
@@ -242,8 +245,8 @@ def test_best_and_last_need_a_run(cli: Cli, tmp_path: Path, command: str, name: 
 @pytest.mark.parametrize(
     ("option", "value", "shown", "trained_with"),
     [
-        ("model.hidden_sizes", "[64, 16]", "[64, 16]", "[32, 16]"),
-        ("model.dropout", "0.3", "0.3", "0.1"),
+        ("model.network.hidden_sizes", "[64, 16]", "[64, 16]", "[32, 16]"),
+        ("model.network.dropout", "0.3", "0.3", "0.1"),
         ("model.optimizer", "SGD", "SGD", "RMSprop"),
     ],
 )
@@ -340,7 +343,7 @@ def test_a_checkpoint_of_weights_alone_can_be_tested_but_not_continued(cli: Cli,
 
 
 def test_a_model_option_that_agrees_with_the_checkpoint_is_taken(cli: Cli, own_run: Path) -> None:
-    assert cli("test", "--model.hidden_sizes", "[32, 16]").status == 0
+    assert cli("test", "--model.network.hidden_sizes", "[32, 16]").status == 0
 
 
 @pytest.mark.parametrize("args", [(), ("fitt",)])
@@ -361,7 +364,9 @@ def test_help_goes_to_the_standard_output(cli: Cli, args: tuple[str, ...]) -> No
 
 def test_help_explains_each_option_of_model_and_data(cli: Cli) -> None:
     help_text = " ".join(cli("fit", "--help").out.split())
-    assert "Share of activations dropped after each hidden layer" in help_text
+    assert "the tutorial's `MLP`" in help_text
+    of_the_network = " ".join(cli("fit", "--model.network.help", "MLP").out.split())
+    assert "Share of activations dropped after each hidden layer" in of_the_network
     assert "Training images per step, over all devices together." in help_text
     assert "continues from it" in help_text
 
@@ -400,12 +405,16 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def test_of_layered_configurations_the_later_wins_and_an_option_wins_over_both(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("model: {hidden_sizes: [8], lr: 0.5, dropout: 0.5}\ndata: {dataset: digits}\n")
-    (tmp_path / "b.yaml").write_text("model: {lr: 0.25, dropout: 0.25}\n")
-    done = cli("fit", "--config", "a.yaml", "--config", "b.yaml", *SHORT, "--model.dropout", 0.125)
+    (tmp_path / "a.yaml").write_text(
+        "data: {dataset: digits}\n"
+        "model: {lr: 0.5, network: {class_path: MLP, init_args: {hidden_sizes: [8], dropout: 0.5}}}\n"
+    )
+    (tmp_path / "b.yaml").write_text("model: {lr: 0.25, network: {class_path: MLP, init_args: {dropout: 0.25}}}\n")
+    done = cli("fit", "--config", "a.yaml", "--config", "b.yaml", *SHORT, "--model.network.dropout", 0.125)
     assert (done.status, done.err) == (0, "")
     model = saved(tmp_path)["hyper_parameters"]
-    assert (model["hidden_sizes"], model["lr"], model["dropout"]) == ([8], 0.25, 0.125)
+    network = model["network"]["init_args"]
+    assert (network["hidden_sizes"], model["lr"], network["dropout"]) == ([8], 0.25, 0.125)
 
 
 def test_a_fast_dev_run_leaves_nothing(cli: Cli, tmp_path: Path) -> None:

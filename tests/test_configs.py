@@ -10,10 +10,11 @@ import torch
 import yaml
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
+DROPOUT = {"class_path": "MLP", "init_args": {"dropout": [0.4, 0.3]}}
 EXPECTED: dict[str, dict[str, dict[str, Any]]] = {  # beside the defaults, the whole of the recipe's variants
     "mlp": {"trainer": {"max_epochs": 10}},
-    "mlp_dropout": {"trainer": {"max_epochs": 10}, "model": {"dropout": [0.4, 0.3]}},
-    "mlp_dropout_30": {"trainer": {"max_epochs": 30}, "model": {"dropout": [0.4, 0.3]}},
+    "mlp_dropout": {"trainer": {"max_epochs": 10}, "model": {"network": DROPOUT}},
+    "mlp_dropout_30": {"trainer": {"max_epochs": 30}, "model": {"network": DROPOUT}},
 }
 
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -52,6 +53,11 @@ def test_a_config_runs(config: Path, cli: Callable[..., Any], fashion_dir: Path,
     assert (done.status, done.err) == (0, "")
     checkpoint = torch.load(tmp_path / "x/lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     wanted = yaml.safe_load(config.read_text())
+    network = wanted.get("model", {}).pop("network", "MLP")
+    spec = network if isinstance(network, dict) else {"class_path": network, "init_args": {}}
+    trained = checkpoint["hyper_parameters"]["network"]
+    assert trained["class_path"].endswith(f".{spec['class_path']}")
+    assert trained["init_args"] == trained["init_args"] | spec["init_args"]
     for group, saved in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
         for key, value in wanted.get(group, {}).items():
             if key != "dataset":

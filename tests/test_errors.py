@@ -10,13 +10,14 @@ from typing import Literal
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_mnist.errors import OneLine, Parser, explain, fail, printable, quoted, readable
+from lit_mnist.errors import OneLine, fail, printable, quoted
+from lit_mnist.parser import Parser, explain, readable
 
 
 @pytest.fixture
 def parser() -> Parser:
     parser = Parser()
-    parser.add_argument("--model.dropout", type=float)
+    parser.add_argument("--model.network.dropout", type=float)
     parser.add_argument("--model.kind", type=Literal["a", "b"])
     return parser
 
@@ -54,10 +55,10 @@ def test_a_process_can_speak_for_itself(capsys: pytest.CaptureFixture[str], monk
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--model.dropuot", "1"], "--model.dropuot: there is no such option; did you mean --model.dropout?"),
-        (["--model.dropuot=1"], "--model.dropuot: there is no such option; did you mean --model.dropout?"),
+        (["--model.dropuot", "1"], "--model.dropuot: there is no such option; did you mean --model.network.dropout?"),
+        (["--model.dropuot=1"], "--model.dropuot: there is no such option; did you mean --model.network.dropout?"),
         (["--xyzzy", "1"], "--xyzzy: there is no such option; see --help"),
-        (["--model.dropout", "much"], "--model.dropout: much is not of type float"),
+        (["--model.network.dropout", "much"], "--model.network.dropout: much is not of type float"),
         (["--model.kind", "c"], "--model.kind: c is not one of a, b"),
     ],
 )

@@ -1,18 +1,20 @@
 """The fast path gives what the default path gives."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lit_mnist import MLP
-from lit_mnist.fast import FlatRMSprop
+from lit_mnist import MLP, MNISTDataModule
+from lit_mnist.fast import FastClassifier, FlatRMSprop
 
-DIGITS = ("fit", "--data.dataset", "digits", "--data.batch_size", 32, "--model.dropout", "[0.4, 0.3]")
+DIGITS = ("fit", "--data.dataset", "digits", "--data.batch_size", 32, "--model.network.dropout", "[0.4, 0.3]")
 DIGITS += ("--trainer.accelerator", "cpu", "--trainer.enable_model_summary", "false")
 RUNS = Path("lightning_logs")
 
@@ -149,3 +151,33 @@ def test_a_diverging_fast_run_names_the_step_within_its_batch_of_steps(cli):
     done = cli(*DIGITS, "--model.steps_per_execution", 25, "--model.lr", 1e30)
     assert done.status == 1
     assert "epoch 1, step 2;" in done.err
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.01}, {"optimizer": "Adam"}, {"lr_scheduler": "StepLR"}])
+def test_several_steps_per_execution_give_the_same_bits(
+    digits: MNISTDataModule, quiet: Callable[..., L.Trainer], options: dict[str, Any]
+) -> None:
+    if "lr_scheduler" in options:
+        options = {**options, "lr_scheduler_options": {"step_size": 5}, "lr_scheduler_interval": "step"}
+    results = []
+    for steps in (1, 7):
+        L.seed_everything(3, verbose=False)
+        model = FastClassifier(network=MLP(hidden_sizes=[16], dropout=0.2), steps_per_execution=steps, **options)
+        trainer = quiet(max_epochs=2)
+        trainer.fit(model, digits)
+        results.append(
+            (
+                torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone(),
+                trainer.global_step,
+                trainer.callback_metrics,
+            )
+        )
+    one, seven = results
+    assert torch.equal(one[0], seven[0])
+    assert one[1] == seven[1] == 2 * 36
+    assert {**one[2]} == {**seven[2]}
+
+
+def test_steps_per_execution_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^steps_per_execution: 0 is not at least 1$"):
+        FastClassifier(steps_per_execution=0)

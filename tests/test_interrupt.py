@@ -19,7 +19,7 @@ WAYS_IN = {
 
 
 @pytest.mark.parametrize("way_in", WAYS_IN)
-@pytest.mark.parametrize("imported", ["torch.types", "lightning.fabric.utilities.types", "lit_mnist.callbacks"])
+@pytest.mark.parametrize("imported", ["torch.types", "lightning.fabric.utilities.types", "lit_mnist.runs.history"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports_ends_the_program_without_a_traceback(
     way_in: str, imported: str, number: signal.Signals, tmp_path: Path
@@ -32,5 +32,5 @@ def test_a_signal_during_the_imports_ends_the_program_without_a_traceback(
     done = ended(process.wait(60), tmp_path)
     assert done.status == 128 + number
     assert "Traceback" not in done.err
-    assert "lit_mnist.main" not in done.err
+    assert "lit_mnist.program" not in done.err
     assert not (tmp_path / "lightning_logs").exists()

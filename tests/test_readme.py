@@ -24,7 +24,7 @@ def run(command: list[str], cwd: Path, **environ: str) -> subprocess.CompletedPr
 
 def shortened(words: list[str]) -> list[str]:
     """A command that does the same to less data."""
-    if "fit" in words:
+    if "fit" in words and "--model.network.help" not in words:
         return words + SHORT + ([] if "--ckpt_path" in words else ["--trainer.max_epochs", "1"])
     return [*words, "--seeds", "2", "--runs", "mlp"] if "reproduce" in words else words
 

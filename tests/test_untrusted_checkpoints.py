@@ -17,8 +17,9 @@ from conftest import Result, Trained
 from PIL import Image
 from reliability import Ended, assert_one_line, content, differences
 
-from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, read_checkpoint
+from lit_mnist import MLP, Classifier, MNISTDataModule
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
+from lit_mnist.runs.checkpoints import WholeCheckpointIO
 
 Cli = Callable[..., Result]
 COMMANDS = ["fit", "validate", "test", "predict digit.png", "export", "demo --port 0"]
@@ -93,7 +94,7 @@ def hide(good: dict[str, Any], place: str, spec: Any) -> None:
         good[group]["lr_scheduler"] = "StepLR"
 
 
-PLACES = ["hyper_parameters.optimizer_options", "hyper_parameters.lr_scheduler_options", "hyper_parameters.dropout"]
+PLACES = ["hyper_parameters.optimizer_options", "hyper_parameters.lr_scheduler_options", "hyper_parameters.network"]
 PLACES += ["datamodule_hyper_parameters.data_dir", "hyper_parameters", "datamodule_hyper_parameters"]
 
 
@@ -225,7 +226,11 @@ def variants(good: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 shorter = {key: value for key, value in good[group].items() if key != name}
                 yield f"{group} without {name}", {**good, group: shorter}
     for sizes in ([10**12], [10**18], [10**12] * 20, [0], [-5], ["a"], [2.5], [32, 16, 8], []):
-        yield f"hidden_sizes={sizes}", {**good, "hyper_parameters": {**good["hyper_parameters"], "hidden_sizes": sizes}}
+        network = {"class_path": "lit_mnist.networks.mlp.MLP", "init_args": {"hidden_sizes": sizes}}
+        yield (
+            f"hyper_parameters: {sizes}",
+            {**good, "hyper_parameters": {**good["hyper_parameters"], "network": network}},
+        )
     for name, weight in good["state_dict"].items():
         for wrong in (weight[:1], weight.T.contiguous(), weight.double()[..., None], None, 3, torch.tensor(1.0)):
             yield f"state_dict.{name}", {**good, "state_dict": {**good["state_dict"], name: wrong}}
@@ -279,7 +284,7 @@ def test_a_checkpoint_of_a_fit_from_python_can_be_used_and_says_what_it_lacks_to
     digits: MNISTDataModule, quiet: Callable[..., Any], path: Path, cli: Cli
 ) -> None:
     trainer = quiet(max_epochs=1)
-    trainer.fit(Classifier(hidden_sizes=[16]), digits)
+    trainer.fit(Classifier(network=MLP(hidden_sizes=[16])), digits)
     trainer.save_checkpoint(path)
     for command in ("validate", "test", "predict digit.png", "export --format torch_export"):
         assert cli(*command.split(), "--ckpt_path", "last").status == 0, command
@@ -337,7 +342,7 @@ def test_a_file_that_unpacks_to_more_than_it_holds_is_refused(good: dict[str, An
 def test_weights_that_are_no_numbers_are_refused_by_every_command(
     command: str, value: float, good: dict[str, Any], path: Path, cli: Cli
 ) -> None:
-    good["state_dict"]["model.layers.0.weight"][3, 5] = value
+    good["state_dict"]["network.layers.0.weight"][3, 5] = value
     torch.save(good, path)
     refused(cli(*command.split(), "--ckpt_path", "last"), "last.ckpt", "infinite or not a number")
 

@@ -14,7 +14,7 @@ def run() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, as it stays open
-    from lit_mnist.main import main
+    from lit_mnist.program import main
 
     main()
 

@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, and read as data that cannot run code."""
 
+import inspect
 import io
-import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.fabric.plugins import TorchCheckpointIO
-from torch import Tensor
-
-from lit_mnist.atomic import write_whole
+from torch import Tensor, nn
 
 CONTENTS: dict[str, type] = {  # what every checkpoint has, and of which type
     "lit_mnist": str,
@@ -33,50 +31,6 @@ T = TypeVar("T")
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used; the message is one line that says why and what to do."""
-
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final place and moves it there once it is whole; reads it as data only.
-
-    Args:
-        folder: Where the run keeps its checkpoints; what lies there may be removed when a better one comes.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        super().__init__()
-        self.folder = folder
-        self._written: set[Path] = set()
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; whatever goes wrong, a file of that name from before stays as it was.
-
-        Raises:
-            OSError: The disk is full or the folder cannot be written.
-        """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()  # first, since torch.save hides why a file cannot be written
-        torch.save(checkpoint, content)
-        with write_whole(path) as part, part.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        self._written.add(path.absolute())
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint on the CPU, as data whatever ``weights_only`` says; see `read_checkpoint`."""
-        return read_checkpoint(path)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint of this run; any other path, which a checkpoint that was read may name, is left alone."""
-        path = Path(path).absolute()
-        own = path in self._written or (
-            self.folder is not None and path.suffix == ".ckpt" and path.parent.resolve() == self.folder.resolve()
-        )
-        if own and path.is_file() and not path.is_symlink():
-            path.unlink()
 
 
 def read_checkpoint(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
@@ -109,16 +63,22 @@ def read_checkpoint(path: str | Path, to_continue: bool = False) -> dict[str, An
     return checkpoint  # type: ignore[no-any-return]
 
 
-def make(component: Callable[..., T], checkpoint: str | Path, options: dict[str, Any]) -> T:
+def make(component: Callable[..., T], checkpoint: str | Path, options: dict[str, Any], **parts: Any) -> T:
     """An instance with the options of a checkpoint, each of which must be of the type in the signature.
+
+    Args:
+        component: A class.
+        checkpoint: The file, for the message.
+        options: Those of the checkpoint, as `read_checkpoint` lets them pass.
+        parts: Further arguments, as they are.
 
     Raises:
         CheckpointError: It does not take them; the message names the checkpoint.
     """
     try:
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(component)
-        return component(**parser.parse_object(options).as_dict())
+        parser.add_class_arguments(component, skip=set(parts))
+        return component(**parser.instantiate(parser.parse_object(options)).as_dict(), **parts)
     except Exception as error:  # whatever a wrong option leads to
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{checkpoint}: its options cannot be used: {reason}") from error
@@ -148,8 +108,13 @@ def _refuse_other_contents(checkpoint: Any, contents: dict[str, type]) -> None:
     if not all(weight.isfinite().all() for weight in weights):
         raise CheckpointError("has weights that are infinite or not a number: its training diverged")
     for name in ("hyper_parameters", "datamodule_hyper_parameters"):
-        if not _is_plain(checkpoint[name]):
-            raise CheckpointError(f"names something to make in its {name}, and is not loaded")
+        options = dict(checkpoint[name])
+        network = options.pop("network", None) if name == "hyper_parameters" else None
+        if not _is_plain(options) or not (network is None or _is_network(network)):
+            raise CheckpointError(
+                f"names something in its {name} that is no network known here, and is not loaded; where the network is"
+                " yours, import it or name it by --model.network"
+            )
 
 
 def _is_plain(value: Any) -> bool:
@@ -160,6 +125,28 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return is_scalar(value)
+
+
+def _is_network(spec: Any) -> bool:
+    """Whether a spec names a network that is imported already, so that to make it imports nothing."""
+    if not isinstance(spec, dict) or not spec.keys() <= {"class_path", "init_args"}:
+        return False
+    module, _, name = str(spec.get("class_path")).rpartition(".")
+    network = getattr(sys.modules.get(module), name, None)
+    options = spec.get("init_args", {})
+    texts = [value for value in options.values() if isinstance(value, str)] if _is_plain(options) else ["."]
+    return isinstance(network, type) and issubclass(network, nn.Module) and not any("." in text for text in texts)
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """A network as a checkpoint holds it: its class and the arguments that it keeps in attributes of their names."""
+    kept = {
+        name: getattr(network, name) for name in inspect.signature(type(network)).parameters if hasattr(network, name)
+    }
+    options = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if _is_plain(value)
+    }
+    return {"class_path": f"{type(network).__module__}.{type(network).__qualname__}", "init_args": options}
 
 
 def is_scalar(value: Any) -> bool:

@@ -1,7 +1,6 @@
 """The training system around the network: loss, metrics and optimizer."""
 
-from collections.abc import Sequence
-from importlib.metadata import version
+import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -9,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_mnist import fast
-from lit_mnist.checkpoint import CheckpointError, make, read_checkpoint
-from lit_mnist.model import MLP
+from lit_mnist import __version__
+from lit_mnist.checkpoint import CheckpointError, describe, make, read_checkpoint
+from lit_mnist.networks.mlp import MLP
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 # Keras' RMSprop, where torch.optim's defaults are alpha 0.99 and eps 1e-8. Both add eps outside the square root.
 RECIPE: dict[str, dict[str, Any]] = {"RMSprop": {"alpha": 0.9, "eps": 1e-7}}
 
-Batch = tuple[Tensor, Tensor]  # (B, 784) float32 in [0, 1], (B,) int64
+Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B,) int64
 Option = bool | int | float | str | None
 Answers = tuple[Tensor, Tensor, Tensor]  # losses (B,) float32, logits (B, 10) float32, labels (B,) int64
 
@@ -35,9 +34,7 @@ class Classifier(L.LightningModule):
     """A digit classifier that Lightning can train, validate, test and predict with.
 
     Args:
-        hidden_sizes: Width of each hidden layer, each at least 1.
-        dropout: Share of activations dropped after each hidden layer, 0 to below 1: one number for all of them
-            or one per layer.
+        network: What gives the logits: images (B, 28, 28) float32 in [0, 1] -> (B, 10). None is the tutorial's `MLP`.
         optimizer: Name of a class in torch.optim, such as RMSprop, Adam, SGD, Adagrad, Adadelta, Adamax or NAdam.
         lr: Learning rate at the start, 0 or above.
         weight_decay: Weight decay as the optimizer defines it, 0 or above; none leaves the optimizer's own default.
@@ -47,9 +44,6 @@ class Classifier(L.LightningModule):
             ReduceLROnPlateau follows val/loss.
         lr_scheduler_options: Arguments of the scheduler.
         lr_scheduler_interval: When the scheduler steps, after every epoch or after every training step.
-        steps_per_execution: Training steps taken in one call of Lightning's loop, at least 1. More than 1 is the fast
-            path: the same weights bit for bit in less time, on one device, without gradient clipping or accumulation.
-            Lightning then counts so many steps as one batch, in --trainer.limit_train_batches, too.
 
     Raises:
         ValueError: An argument lies outside its range; the message names it.
@@ -60,8 +54,7 @@ class Classifier(L.LightningModule):
 
     def __init__(
         self,
-        hidden_sizes: Sequence[int] = (256, 128),
-        dropout: float | Sequence[float] = 0.0,
+        network: MLP | nn.Module | None = None,  # MLP by itself, or its short name would mean torchvision's, too
         optimizer: str = "RMSprop",
         lr: float = 1e-3,
         weight_decay: float | None = None,
@@ -69,17 +62,16 @@ class Classifier(L.LightningModule):
         lr_scheduler: str | None = None,
         lr_scheduler_options: dict[str, Option | list[Option]] | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
-        steps_per_execution: int = 1,
     ) -> None:
         super().__init__()
-        if steps_per_execution < 1:
-            raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: {value} is not at least 0")
             if value is not None and value > torch.finfo(torch.float32).max:
                 raise ValueError(f"{name}: {value} is too large for float32")
-        self.save_hyperparameters()
+        self.network = MLP() if network is None else network
+        self.save_hyperparameters(ignore="network")
+        self.hparams["network"] = describe(self.network)  # a checkpoint holds data, no objects
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
@@ -87,11 +79,7 @@ class Classifier(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_options = lr_scheduler_options or {}
         self.lr_scheduler_interval = lr_scheduler_interval
-        self.steps_per_execution = steps_per_execution
-        self.automatic_optimization = steps_per_execution == 1
-        self.graphed_step: fast.GraphedStep | None = None
-        self.model = MLP(hidden_sizes=hidden_sizes, dropout=dropout)
-        self.example_input_array = torch.zeros(1, 784)
+        self.example_input_array = torch.zeros(1, 28, 28)
         self.uncounted: list[Answers] = []  # of the training steps of this epoch, until the next begins
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
@@ -106,24 +94,30 @@ class Classifier(L.LightningModule):
         Args:
             checkpoint_path: The file.
             map_location: The device that the classifier is put on.
-            options: Options that take the place of the checkpoint's.
+            options: Options that take the place of the checkpoint's, such as a network that the checkpoint cannot name.
 
         Raises:
             CheckpointError: There is no such file, or it cannot be used.
         """
         saved = read_checkpoint(checkpoint_path)
-        weights = saved["state_dict"]
+        weights, own = saved["state_dict"], saved["hyper_parameters"]
+        if "kwargs" not in (names := inspect.signature(cls).parameters):  # those of a subclass are left out, as ever
+            own = {name: value for name, value in own.items() if name in names}
+        own = {name: value for name, value in own.items() if name not in options}
         with torch.device("meta"):  # whatever sizes the options name, it takes no memory
-            expected = make(cls, checkpoint_path, saved["hyper_parameters"]).state_dict()
+            expected = make(cls, checkpoint_path, own, **options).state_dict()
         if {name: weight.shape for name, weight in weights.items()} != {name: x.shape for name, x in expected.items()}:
-            raise CheckpointError(f"{checkpoint_path}: its weights do not fit the options that it holds")
-        classifier = cls(**{**saved["hyper_parameters"], **options})
+            raise CheckpointError(
+                f"{checkpoint_path}: its weights do not fit the options that it holds; it was trained with network"
+                f" {saved['hyper_parameters'].get('network')}, which from Python can be given: network=..."
+            )
+        classifier = make(cls, checkpoint_path, own, **options)
         classifier.load_state_dict(weights)
         return classifier.to(map_location)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of a batch: (B, 784) float32 in [0, 1] -> (B, 10) float32."""
-        return cast(Tensor, self.model(pixels))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, 10) float32."""
+        return cast(Tensor, self.network(images))
 
     def setup(self, stage: str) -> None:
         """Forget what a fit, validation or test that was broken off has counted."""
@@ -133,18 +127,16 @@ class Classifier(L.LightningModule):
                 module.reset()
 
     def on_fit_start(self) -> None:
-        if self.steps_per_execution > 1:
-            fast.refuse_what_does_not_combine(self.trainer, self.steps_per_execution)
         if self.global_rank > 0:  # so that every device drops other activations
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lit_mnist"] = version("lit_mnist")
+        checkpoint["lit_mnist"] = __version__
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each image of a batch, (B,) float32, and its logits, (B, 10) float32."""
-        pixels, labels = batch
-        logits = self.forward(pixels)  # (B, 784) -> (B, 10)
+        images, labels = batch
+        logits = self.forward(images)  # (B, 28, 28) -> (B, 10)
         return F.cross_entropy(logits, labels, reduction="none"), logits
 
     def _log(self, stage: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -160,17 +152,13 @@ class Classifier(L.LightningModule):
                 value, bar = getattr(self, name), stage != "test"
                 self.log(f"{stage}/{metric}", value, on_step=False, on_epoch=True, prog_bar=bar)
 
-    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
-        if isinstance(batch, list):
-            loss = fast.run_steps(self, batch)
-        else:
-            losses, logits = self.losses(batch)
-            self.uncounted.append((losses.detach(), logits.detach(), batch[1]))
-            loss = losses.mean()
-            if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
-                share = torch.tensor(float(len(losses)), device=self.device)
-                loss = losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, logits = self.losses(batch)
+        self.uncounted.append((losses.detach(), logits.detach(), batch[1]))
+        if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
+            share = torch.tensor(float(len(losses)), device=self.device)
+            return losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
+        return losses.mean()
 
     def on_train_epoch_start(self) -> None:
         self.uncounted.clear()
@@ -197,9 +185,15 @@ class Classifier(L.LightningModule):
         return logits.softmax(dim=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities of a batch: (B, 784) float32 -> (B, 10) float32."""
-        pixels, _ = batch
-        return self.forward(pixels).softmax(dim=1)
+        """Probabilities of a batch: (B, 28, 28) float32 -> (B, 10) float32."""
+        images, _ = batch
+        return self.forward(images).softmax(dim=1)
+
+    def make_optimizer(self, options: dict[str, Any]) -> Optimizer:
+        """The optimizer of all parameters, with these options of it."""
+        return cast(
+            Optimizer, _build("optimizer", torch.optim, Optimizer, self.optimizer, self.parameters(), **options)
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, where one is chosen, the learning-rate scheduler.
@@ -209,16 +203,12 @@ class Classifier(L.LightningModule):
         """
         for name in self.optimizer_options.keys() & {"lr", "weight_decay"}:
             raise ValueError(f"optimizer_options: {name} has an option of its own, --model.{name}")
-        options = {**RECIPE.get(self.optimizer, {}), **self.optimizer_options}
+        options = {"lr": self.lr, **RECIPE.get(self.optimizer, {}), **self.optimizer_options}
         if self.weight_decay is not None:
             options["weight_decay"] = self.weight_decay
-        parameters = self.parameters()
-        if self.steps_per_execution > 1 and self.optimizer == "RMSprop" and options.keys() <= fast.FLAT_OPTIONS:
-            optimizer: Any = fast.FlatRMSprop(parameters, lr=self.lr, **options)
-        else:
-            optimizer = _build("optimizer", torch.optim, Optimizer, self.optimizer, parameters, lr=self.lr, **options)
+        optimizer = self.make_optimizer(options)
         if self.lr_scheduler is None:
-            return cast(Optimizer, optimizer)
+            return optimizer
         scheduler = _build(
             "lr_scheduler", lr_scheduler, LRScheduler, self.lr_scheduler, optimizer, **self.lr_scheduler_options
         )

@@ -5,8 +5,9 @@ import inspect
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
@@ -16,30 +17,36 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_mnist import callbacks
-from lit_mnist.checkpoint import CheckpointError, WholeCheckpointIO, make, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, make, read_checkpoint
 from lit_mnist.classifier import Classifier
-from lit_mnist.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
-from lit_mnist.dashboard import Dashboard, FitPart
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import fail, is_first_process, printable, quoted
-from lit_mnist.evaluation import Evaluation, TestPart
-from lit_mnist.fast import refuse_what_does_not_combine
-from lit_mnist.resume import ExactResume, StopInsideEpoch
-from lit_mnist.runs import LOGS, find_checkpoint, new_run, refuse_imports_from, run_of
-from lit_mnist.tools import TOOLS, add_tools
+from lit_mnist.fast import FastClassifier, refuse_what_does_not_combine
+from lit_mnist.parser import add_tools
+from lit_mnist.runs.checkpoints import RunCheckpoint, WholeCheckpointIO
+from lit_mnist.runs.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
+from lit_mnist.runs.divergence import StopOnDivergence
+from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, refuse_imports_from, run_of
+from lit_mnist.runs.history import History
+from lit_mnist.runs.profiler import NoProfiler
+from lit_mnist.runs.resume import ExactResume
+from lit_mnist.runs.stop import StopInsideEpoch
+from lit_mnist.views.bar import EpochBar, print_layers
+from lit_mnist.views.dashboard import Dashboard, FitPart
+from lit_mnist.views.evaluation import Evaluation, TestPart
 
 COMMANDS = {
     "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
 }
-GROUPS = {"model": Classifier, "data": MNISTDataModule}
+GROUPS = {"model": FastClassifier, "data": MNISTDataModule}
 
 
 class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
+    tools: ClassVar[dict[str, Callable[..., None]]] = {}  # commands that need no Trainer, by their names
     checkpoint: Path | None = None  # what is resumed or evaluated
     saved: Any = None  # what it holds
     steps_before: int | None = None  # what the fit that is resumed had trained
@@ -62,7 +69,7 @@ class CLI(LightningCLI):
         subcommands: Any = self.parser._subcommands_action
         for action in subcommands._choices_actions:
             action.help = COMMANDS[action.dest]  # in place of the docstrings of the Trainer's methods
-        add_tools(subcommands)
+        add_tools(subcommands, self.tools)
         for name, part in (("fit", FitPart), ("test", TestPart)):
             self._parser(name).add_argument(
                 "--skip",
@@ -82,6 +89,7 @@ class CLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for group, component in GROUPS.items():  # first what is particular, then the Trainer's many
             parser.add_lightning_class_args(component, group)
+        parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
@@ -101,15 +109,15 @@ class CLI(LightningCLI):
         for name, value in vars(options.as_flat()).items():
             if "\0" in str(value):
                 fail(f"--{name}: {value!r} has a NUL character, which no path or name can have")
-        if command in TOOLS:  # which have no use for what LightningCLI makes of the options
-            TOOLS[command](**parser.parse_args(args)[command].as_dict())
+        if command in self.tools:  # which have no use for what LightningCLI makes of the options
+            self.tools[command](**parser.parse_args(args)[command].as_dict())
             sys.exit()
         name = options.get("ckpt_path") or (None if command == "fit" else "best")
         if name:
             logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
             self.checkpoint = checkpoint = find_checkpoint(name, logs)
             self.saved = saved = read_checkpoint(checkpoint, to_continue=command == "fit")
-            Classifier.load_from_checkpoint(checkpoint)  # for its message where the options cannot be used
+            FastClassifier.load_from_checkpoint(checkpoint)  # for its message where the options cannot be used
             make(MNISTDataModule, checkpoint, saved["datamodule_hyper_parameters"])
             trained = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
             layer = json.dumps(trained)
@@ -145,7 +153,7 @@ class CLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         shown: list[Any] = []
         if options.enable_progress_bar is not False:
-            shown.append(callbacks.EpochBar())
+            shown.append(EpochBar())
         kwargs["enable_model_summary"] = False  # fit prints a table of its own
         if self.subcommand == "validate":  # which leaves nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger not in (None, True) and options.logger}
@@ -167,7 +175,7 @@ class CLI(LightningCLI):
                 kwargs["enable_checkpointing"] = False
             if self.subcommand == "test" and self.checkpoint:
                 shown.append(Evaluation(self.run, self.checkpoint.name, self.config.test.skip))
-        kwargs["profiler"] = options.profiler or callbacks.NoProfiler()
+        kwargs["profiler"] = options.profiler or NoProfiler()
         kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
         kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO(self.run and self.run / "checkpoints")]
         self.save_config_callback = None  # ours writes into the run folder also where there is no logger
@@ -179,19 +187,20 @@ class CLI(LightningCLI):
 
     def _fit_callbacks(self, run: Path, options: Any) -> list[Any]:
         config = self.config.fit
-        shown = {**config.data, **config.model, "max_epochs": options.max_epochs, "seed": config.seed_everything}
+        groups = {**config.data.as_dict(), **config.model.as_dict()}
+        shown = {**dict(flat(groups)), "max_epochs": options.max_epochs, "seed": config.seed_everything}
         shown = {name: value for name, value in shown.items() if name not in CHANGEABLE}
-        history = callbacks.History(run, self._parser("fit").dump(config, skip_unset=False))
+        history = History(run, self._parser("fit").dump(config, skip_unset=False))
         result = [
-            callbacks.StopOnDivergence(),  # first, since nobody can show what is no number
+            StopOnDivergence(),  # first, since nobody can show what is no number
             history,
             Dashboard(run, history, shown, config.skip),
             ExactResume(history, self._decisive()),
         ]
         if options.enable_checkpointing is not False:
             result += [
-                callbacks.RunCheckpoint(run, "best", monitor="val/loss"),
-                callbacks.RunCheckpoint(run, "last"),  # after best, so that it knows of it
+                RunCheckpoint(run, "best", monitor="val/loss"),
+                RunCheckpoint(run, "last"),  # after best, so that it knows of it
                 StopInsideEpoch(relative(run / "checkpoints" / "last.ckpt")),
             ]
         return result
@@ -216,14 +225,14 @@ class CLI(LightningCLI):
             with contextlib.suppress(OSError):  # not empty
                 self.run.rmdir()
 
-    def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+    def fit(self, model: FastClassifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         try:
             datamodule.refuse_uneven_shares(self.trainer.world_size)  # before there are several processes
             if model.steps_per_execution > 1:
                 refuse_what_does_not_combine(self.trainer, model.steps_per_execution)
             if self.config_init.fit.trainer.enable_model_summary is not False and is_first_process():
-                callbacks.print_layers(model)
+                print_layers(model)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if self.checkpoint is None or self._took_a_step():

@@ -1,21 +1,17 @@
 """The fast path: many training steps in one call of Lightning's loop, and RMSprop over one flat buffer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.optim import RMSprop
+from torch.optim import Optimizer, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+from lit_mnist.classifier import Batch, Classifier
 
-    from lit_mnist.classifier import Batch, Classifier
-
-FLAT_OPTIONS = {"alpha", "eps", "weight_decay"}  # the arguments of RMSprop that FlatRMSprop takes beside lr
+FLAT_OPTIONS = {"lr", "alpha", "eps", "weight_decay"}  # the arguments of RMSprop that FlatRMSprop takes
 
 
 class FlatRMSprop(RMSprop):
@@ -84,17 +80,7 @@ class FlatRMSprop(RMSprop):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.update()
-        self.count_step()
-        return loss
-
-    def count_step(self) -> None:
-        """Count a step in the state, as torch.optim.RMSprop does."""
         self._steps += 1
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the weights and the running averages along the gradients; the step is not counted."""
         group = self.param_groups[0]
         grads = self._grads
         if group["weight_decay"]:
@@ -102,51 +88,46 @@ class FlatRMSprop(RMSprop):
         self._squares.mul_(group["alpha"]).addcmul_(grads, grads, value=1 - group["alpha"])
         torch.sqrt(self._squares, out=self._buffer).add_(group["eps"])
         self._weights.addcdiv_(grads, self._buffer, value=-group["lr"])
+        return loss
 
 
-class GraphedStep:
-    """A whole training step recorded as a CUDA graph, replayed for every batch of the same size.
+class FastClassifier(Classifier):
+    """The classifier, which can take many training steps in one call of Lightning's loop.
 
     Args:
-        module: The classifier, on a CUDA device.
-        optimizer: Its optimizer.
-        batch: A batch to record with; recording leaves weights, averages and random state as they are.
+        steps_per_execution: Training steps taken in one call of Lightning's loop, at least 1. More than 1 is the fast
+            path: the same weights bit for bit in less time, on one device, without gradient clipping or accumulation.
+            Lightning then counts so many steps as one batch, in --trainer.limit_train_batches, too.
+        kwargs: Of `Classifier`.
+
+    Raises:
+        ValueError: An argument lies outside its range; the message names it.
     """
 
-    def __init__(self, module: Classifier, optimizer: FlatRMSprop, batch: Batch) -> None:
-        self._batch = batch[0].clone(), batch[1].clone()
-        self._lr = optimizer.param_groups[0]["lr"]  # recorded as a constant
-        random = torch.cuda.get_rng_state(module.device)
-        stream = torch.cuda.Stream(module.device)
-        stream.wait_stream(torch.cuda.current_stream(module.device))
-        with torch.cuda.stream(stream):  # a warm-up outside the recording, as torch.cuda.graph asks for
-            for _ in range(3):
-                self._backward(module, optimizer)
-        torch.cuda.current_stream(module.device).wait_stream(stream)
-        torch.cuda.set_rng_state(random, module.device)
-        self._graph = torch.cuda.CUDAGraph()
-        torch.clear_autocast_cache()
-        with torch.cuda.graph(self._graph):
-            self._losses, self._logits = self._backward(module, optimizer)
-            optimizer.update()
-        torch.clear_autocast_cache()
+    def __init__(self, steps_per_execution: int = 1, **kwargs: Any) -> None:
+        if steps_per_execution < 1:
+            raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
+        super().__init__(**kwargs)
+        self.steps_per_execution = steps_per_execution
+        self.automatic_optimization = steps_per_execution == 1
 
-    def _backward(self, module: Classifier, optimizer: FlatRMSprop) -> tuple[Tensor, Tensor]:
-        optimizer.zero_grad()
-        losses, logits = module.losses(self._batch)
-        losses.mean().backward()
-        return losses.detach(), logits.detach()
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.trainer.datamodule.batches_at_once = self.steps_per_execution  # type: ignore[attr-defined]
 
-    def fits(self, optimizer: FlatRMSprop, batch: Batch) -> bool:
-        """Whether the recording holds for a batch: of the same size and at the same learning rate."""
-        return len(batch[1]) == len(self._batch[1]) and optimizer.param_groups[0]["lr"] == self._lr
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.steps_per_execution > 1:
+            refuse_what_does_not_combine(self.trainer, self.steps_per_execution)
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take a step and return losses (B,) and logits (B, 10), valid until the next call."""
-        for static, value in zip(self._batch, batch, strict=True):
-            static.copy_(value)
-        self._graph.replay()
-        return self._losses, self._logits
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        return run_steps(self, batch) if isinstance(batch, list) else super().training_step(batch, batch_idx)
+
+    def make_optimizer(self, options: dict[str, Any]) -> Optimizer:
+        if self.steps_per_execution > 1 and self.optimizer == "RMSprop" and options.keys() <= FLAT_OPTIONS:
+            return FlatRMSprop(self.parameters(), **options)
+        return super().make_optimizer(options)
 
 
 def refuse_what_does_not_combine(trainer: Trainer, steps_per_execution: int) -> None:
@@ -179,21 +160,13 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
         trainer.train_dataloader.position -= beyond  # type: ignore[union-attr]
         loop.batch_progress.increment_by(-1)  # these are not done before a continued fit takes their rest
         loop._skip_next_val = True
-    graphed = (
-        module.device.type == "cuda"
-        and isinstance(optimizer, FlatRMSprop)
-        and all(config.interval == "epoch" for config in schedulers)  # a recording holds for one learning rate
-    )
     means = []
     for batch in batches:
-        if graphed:
-            losses, logits = _graphed_step(module, optimizer, batch)
-        else:
-            optimizer.zero_grad()
-            losses, logits = module.losses(batch)
-            losses.mean().backward()
-            optimizer.step()
-            torch.clear_autocast_cache()  # it holds the weights of before this step
+        optimizer.zero_grad()
+        losses, logits = module.losses(batch)
+        losses.mean().backward()
+        optimizer.step()
+        torch.clear_autocast_cache()  # it holds the weights of before this step
         module.uncounted.append((losses.detach(), logits.detach(), batch[1]))
         progress.increment_ready()
         progress.increment_completed()
@@ -207,13 +180,3 @@ def run_steps(module: Classifier, batches: list[Batch]) -> Tensor:
             if config.interval == "epoch":
                 config.scheduler.step()
     return torch.stack(means)
-
-
-def _graphed_step(module: Classifier, optimizer: FlatRMSprop, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Take a step by replay, after recording it anew where batch size or learning rate changed."""
-    step = module.graphed_step
-    if step is None or not step.fits(optimizer, batch):
-        step = module.graphed_step = GraphedStep(module, optimizer, batch)
-    losses, logits = step(batch)
-    optimizer.count_step()
-    return losses.clone(), logits.clone()  # the next replay writes over them

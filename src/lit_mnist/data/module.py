@@ -49,6 +49,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.val_size = val_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.batches_at_once = 1  # training batches given out together, as a list, for what takes several
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare_data(self) -> None:
@@ -110,9 +111,8 @@ class MNISTDataModule(L.LightningDataModule):
             ValueError: The number of devices does not divide batch_size.
         """
         self.refuse_uneven_shares(self.trainer.world_size if self.trainer else 1)
-        steps = getattr(self.trainer and self.trainer.lightning_module, "steps_per_execution", 1)  # as many as it takes
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same batches in every epoch
-        return self._loader("train", self.batch_size, shuffle=not overfit, steps=steps)
+        return self._loader("train", self.batch_size, shuffle=not overfit, steps=self.batches_at_once)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images in file order."""
@@ -144,8 +144,8 @@ class MNISTDataModule(L.LightningDataModule):
 
 
 def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn images into the network's input: (B, 28, 28) uint8 -> (B, 784) float32, or another dtype, in [0, 1]."""
-    return images.flatten(1).to(dtype) / 255
+    """Turn images into a network's input: (B, 28, 28) uint8 -> (B, 28, 28) float32, or another dtype, in [0, 1]."""
+    return images.to(dtype) / 255
 
 
 def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:

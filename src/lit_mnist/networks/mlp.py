@@ -1,0 +1,59 @@
+"""A multilayer perceptron: the network of the tutorial."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU and optional dropout between them; the last layer gives the logits.
+
+    Weights start Glorot uniform and biases at zero, as in Keras; PyTorch's own start is another.
+
+    Args:
+        hidden_sizes: Width of each hidden layer, each at least 1; none makes it a linear classifier.
+        dropout: Share of activations dropped after each hidden layer, 0 to below 1: one number for all of them
+            or one per layer.
+        num_classes: Number of logits.
+
+    Raises:
+        ValueError: An argument lies outside its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (256, 128),
+        dropout: float | Sequence[float] = 0.0,
+        num_classes: int = 10,
+    ) -> None:
+        shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(hidden_sizes)
+        for size in hidden_sizes:
+            if size < 1:
+                raise ValueError(f"hidden_sizes: {size} is not at least 1")
+        for share in shares:
+            if not 0 <= share < 1:
+                raise ValueError(f"dropout: {share} is not in [0, 1)")
+        if len(shares) != len(hidden_sizes):
+            raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
+
+        super().__init__()
+        self.hidden_sizes = hidden_sizes
+        self.dropout = dropout
+        self.num_classes = num_classes
+        layers: list[nn.Module] = []
+        in_features = 28 * 28
+        for size, share in zip(hidden_sizes, shares, strict=True):
+            layers += [nn.Linear(in_features, size), nn.ReLU()]
+            if share > 0:
+                layers.append(nn.Dropout(share))
+            in_features = size
+        self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        return self.layers(images.flatten(1))  # type: ignore[no-any-return]  # (B, 28, 28) -> (B, 784)

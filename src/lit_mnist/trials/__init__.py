@@ -1,0 +1,1 @@
+"""Many runs, each of them a fit."""

@@ -1,0 +1,238 @@
+"""The figures: learning curves, samples, weights, and what a test shows."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lit_mnist.atomic import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, VAL = "#7a8794", "#d95f02"
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
+    """A figure of so many inches and its axes, outside of pyplot, which would keep every figure alive."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure, whole or not at all, in the format that the suffix names.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    from matplotlib import rc_context
+
+    with write_whole(path) as part, rc_context({"svg.hashsalt": path.stem}):  # so that equal figures are equal files
+        figure.savefig(part, format=path.suffix[1:], dpi=110, metadata={"Date": None} if path.suffix == ".svg" else {})
+
+
+def plain_axes(axes: "Axes") -> None:
+    """Take away the frame above and to the right, and put a faint grid behind the curves."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def epochs_below(axes: "Axes") -> None:
+    """Count epochs on the horizontal axis, in whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """The epoch with the lowest val loss, None where nothing was validated."""
+    return min((row for row in rows if "val/loss" in row), key=lambda row: row["val/loss"], default=None)
+
+
+def curve(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """The epochs that have a metric, and its values there: a line goes on over the epochs without it."""
+    measured = [row for row in rows if name in row]
+    return [row["epoch"] for row in measured], [row[name] for row in measured]
+
+
+def history(rows: Sequence[dict[str, float]]) -> "Figure":
+    """Loss above and accuracy below over the epochs, train and val, with the best epoch marked.
+
+    Args:
+        rows: One dict per epoch, as `lit_mnist.runs.folder.read_metrics` gives them.
+    """
+    figure, both = new_figure(7, 5.6, rows=2, sharex=True)
+    best = best_row(rows)
+    for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
+        for stage, color, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
+            epochs, values = curve(rows, f"{stage}/{metric}")
+            axes.plot(epochs, values, color=color, marker=marker, markersize=4, label=stage)
+        if best:
+            axes.axvline(best["epoch"], color="black", linestyle=":", linewidth=1, zorder=0)
+            axes.plot(best["epoch"], best[f"val/{metric}"], "o", markersize=11, mfc="none", mec="black")
+        axes.set_ylabel(metric)
+        plain_axes(axes)
+    both[0].legend(frameon=False)
+    if best:
+        text = f"val loss {best['val/loss']:.4f}, val accuracy {best['val/accuracy']:.4f}"
+        both[0].set_title(f"best epoch {best['epoch']:.0f}: {text}", fontsize="medium")
+    epochs_below(both[1])
+    return figure
+
+
+def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
+    """Loss and accuracy of several runs over the epochs: val as lines, train dashed in the same colour.
+
+    Args:
+        histories: The rows of each run by its name.
+    """
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    count = len(histories)
+    colors = colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](torch.linspace(0, 1, count))
+    figure, both = new_figure(10, 4.2, columns=2)
+    for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
+        for color, rows in zip(colors, histories.values(), strict=True):
+            for stage, style in (("train", "--"), ("val", "-")):
+                axes.plot(*curve(rows, f"{stage}/{metric}"), style, color=color)
+        axes.set_title(metric, fontsize="medium")
+        plain_axes(axes)
+        epochs_below(axes)
+    handles = [Line2D([], [], color=color) for color, _ in zip(colors, histories, strict=True)]
+    handles += [Line2D([], [], color="gray"), Line2D([], [], color="gray", linestyle="--")]
+    names = [*histories, "val", "train"]
+    legend = figure.legend(
+        handles, [""] * len(names), loc="outside lower center", ncols=min(6, len(handles)), frameon=False
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):  # a label may neither begin with _ nor be a formula
+        text.set_text(name)
+        text.set_parse_math(False)
+    return figure
+
+
+def samples(images: Tensor, labels: Tensor) -> "Figure":
+    """Images with their labels above, as many as are given.
+
+    Args:
+        images: (N, 28, 28) uint8.
+        labels: (N,) int64.
+    """
+    return _gallery(images, [str(label) for label in labels.tolist()], columns=9)
+
+
+def weights(weight: Tensor) -> "Figure":
+    """What each unit of the first layer looks for: light where a pixel excites it, dark where it inhibits.
+
+    Args:
+        weight: The layer's weights, (units, 784) float32; the first 256 units are drawn.
+    """
+    from torchvision.utils import make_grid
+
+    kept = weight[:256].detach().float().cpu()
+    columns = math.ceil(math.sqrt(len(kept)))
+    grid = make_grid(kept.view(-1, 1, 28, 28), nrow=columns, padding=2, pad_value=math.nan)[0]  # (rows, columns) px
+    figure, axes = new_figure(7, 6)
+    limit = kept.abs().quantile(0.99).item()
+    drawn = axes.imshow(grid.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(f"weights of {len(kept)} of the {len(weight)} units in the first layer", fontsize="medium")
+    figure.colorbar(drawn, ax=axes, shrink=0.6, extend="both")
+    return figure
+
+
+def confusion(matrix: Tensor) -> "Figure":
+    """True digits in rows, answers in columns: in each field the count and its share of the row.
+
+    Args:
+        matrix: (10, 10) int64.
+    """
+    from matplotlib.colors import PowerNorm
+
+    figure, axes = new_figure(7, 6)
+    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)  # (10, 10), each row adds up to 1
+    axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # so that single errors show
+    for i, row in enumerate(matrix.tolist()):
+        for j, count in enumerate(row):
+            if count:
+                color = "white" if shares[i, j] > 0.25 else "black"
+                axes.text(j, i - 0.12, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
+                axes.text(j, i + 0.24, f"{shares[i, j]:.1%}", ha="center", va="center", color=color, fontsize=6.5)
+    axes.set_xticks(range(10))
+    axes.set_yticks(range(10))
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true digit")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    right = int(matrix.trace())
+    axes.set_title(f"{right:,} of {int(matrix.sum()):,} right", fontsize="medium")
+    return figure
+
+
+def mistakes(images: Tensor, labels: Tensor, digits: Tensor, probabilities: Tensor) -> "Figure":
+    """Images that were read wrongly, with the true digit, the answer and how sure the model was of it.
+
+    Args:
+        images: (N, 28, 28) uint8.
+        labels: True digits, (N,) int64.
+        digits: Answers, (N,) int64.
+        probabilities: Of the answers, (N,) float32.
+    """
+    if not len(images):
+        figure, axes = new_figure(7, 1.5)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no mistakes", ha="center", va="center")
+        return figure
+    answers = zip(labels.tolist(), digits.tolist(), probabilities.tolist(), strict=True)
+    return _gallery(images, [f"{label} as {digit}, {p:.0%}" for label, digit, p in answers], columns=6)
+
+
+def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
+    """A reliability diagram: how often answers of a given probability are right, and how many there are.
+
+    Args:
+        probabilities: Of the answers, (N,) float32.
+        right: Whether each answer is right, (N,) bool.
+        error: Expected calibration error, as it stands in the title.
+        bins: Number of equal intervals of the probability.
+    """
+    counts = torch.histc(probabilities, bins, 0, 1)  # (bins,)
+    hits = torch.histc(probabilities[right], bins, 0, 1)
+    edges = torch.linspace(0, 1, bins + 1)
+    middles = ((edges[:-1] + edges[1:]) / 2).tolist()
+    figure, (above, below) = new_figure(6, 5.5, rows=2, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], color=TRAIN, linestyle="--", linewidth=1, label="perfectly calibrated")
+    above.bar(middles, (hits / counts).nan_to_num().tolist(), width=0.9 / bins, color=VAL, label="share right")
+    above.set_ylabel("share of answers that are right")
+    above.legend(frameon=False, loc="upper left")
+    above.set_title(f"expected calibration error {error:.4f}", fontsize="medium")
+    below.bar(middles, counts.tolist(), width=0.9 / bins, color=TRAIN)
+    below.set_yscale("symlog", linthresh=1)
+    below.set_ylabel("answers")
+    below.set_xlabel("probability that the model gives its answer")
+    for axes in (above, below):
+        plain_axes(axes)
+    return figure
+
+
+def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> "Figure":
+    """Images (N, 28, 28) uint8 in a grid, each with a title above; one picture, since axes for each would take long."""
+    cell, top = 34, 9  # pixels of a cell, and of the space for the title in it
+    rows = math.ceil(len(images) / columns)
+    sheet = torch.zeros(rows * (cell + top), columns * cell, dtype=torch.uint8)
+    figure, axes = new_figure(7, 7 / columns * rows * (cell + top) / cell)
+    for i, (image, title) in enumerate(zip(images.cpu(), titles, strict=True)):
+        y, x = i // columns * (cell + top) + top, i % columns * cell + (cell - 28) // 2
+        sheet[y : y + 28, x : x + 28] = image
+        axes.text(x + 14, y - 2, title, ha="center", va="bottom", fontsize=9)
+    axes.imshow(sheet.numpy(), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
+    return figure

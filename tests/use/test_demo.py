@@ -1,0 +1,499 @@
+"""The demo: a page in a real browser, the real server behind it, and a model trained on real MNIST."""
+
+import io
+import json
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser import Visit, chromium, contrast, drag, drop, visit
+from conftest import Result, Trained
+from PIL import Image
+from reliability import fit, start, wait_for
+
+from lit_mnist import Classifier, MNISTDataModule
+from lit_mnist.data import rescale
+
+pytest.importorskip("uvicorn", reason="needs the extra demo (pip install 'lit-mnist[demo]')")
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = "lightning_logs/version_0/checkpoints/best.ckpt"
+
+Cli = Callable[..., Result]
+Stroke = list[tuple[float, float]]  # points in [0, 1] of the drawing area, x to the right and y down
+
+ONE: Stroke = [(0.5, 0.2), (0.5, 0.8)]
+SEVEN: Stroke = [(0.28, 0.25), (0.7, 0.25), (0.45, 0.8)]
+ZERO: Stroke = [(0.5 + 0.2 * math.sin(i / 10 * math.pi), 0.5 - 0.3 * math.cos(i / 10 * math.pi)) for i in range(21)]
+
+
+@dataclass
+class Server:
+    """A demo that runs: its process, the port that it printed, and the file with what it says on stderr."""
+
+    process: BaseProcess
+    port: int
+    err: Path
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Have an image file read; returns status and answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("POST", "/read", body)
+        response = connection.getresponse()
+        return response.status, json.load(response)
+
+    def interrupt(self) -> int | None:
+        """Press Ctrl-C; returns the exit status."""
+        assert self.process.pid
+        os.kill(self.process.pid, signal.SIGINT)
+        self.process.join(30)
+        return self.process.exitcode
+
+
+@contextmanager
+def serve(folder: Path, *args: Any) -> Iterator[Server]:
+    """Run the command on a free port until the block ends; what it says is in the folder's files out and err."""
+    out, err = folder / "out", folder / "err"
+    out.unlink(missing_ok=True)  # what a fit said there
+    process = start(folder, "demo", "--port", 0, *args)
+    try:
+        wait_for(lambda: not process.is_alive() or (out.exists() and out.read_text().endswith("\n")))
+        assert out.read_text().startswith("http://"), err.read_text()
+        yield Server(process, int(out.read_text().rpartition(":")[2]), err)
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def on_mnist(tmp_path_factory: pytest.TempPathFactory, mnist_dir: Path) -> Path:
+    """The folder of a fit on real MNIST."""
+    folder = tmp_path_factory.mktemp("on_mnist")
+    configs = [word for name in ("mlp_dropout", "fast") for word in ("--config", ROOT / "configs" / f"{name}.yaml")]
+    options = ("--data.data_dir", mnist_dir, "--trainer.max_epochs", 4, "--trainer.accelerator", "cpu")
+    fit(folder, "fit", *configs, *options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(on_mnist: Path) -> Iterator[Server]:
+    with serve(on_mnist) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def seen(server: Server, browser: Any) -> Iterator[Visit]:
+    """The page, just opened, without its bars' slow motion."""
+    with visit(browser, server.address, reduced_motion="reduce") as seen:
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def images(mnist_dir: Path) -> torch.Tensor:
+    """The first 200 test images of MNIST, (200, 28, 28) uint8; they begin with 7, 2, 1, 0, 4."""
+    data = MNISTDataModule(data_dir=str(mnist_dir))
+    data.setup("test")
+    return next(iter(data.test_dataloader()))[0][:200]
+
+
+def png(pixels: torch.Tensor, scale: int = 1) -> bytes:
+    """An image file of (28, 28) uint8, each pixel as a square of scale x scale."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def draw(seen: Visit, stroke: Stroke, lift: bool = True) -> None:
+    """Draw with the mouse."""
+    drag(seen.page.get_by_label("Drawing area"), stroke, lift)
+
+
+def assert_reads(seen: Visit, digit: int) -> None:
+    """The page comes to show this digit, and says so to a screen reader."""
+    seen.page.get_by_role("status").filter(has_text=f"{digit}, ").wait_for(state="attached")
+    assert seen.page.locator("#digit").inner_text() == str(digit)
+
+
+def assert_problem(seen: Visit, *words: str) -> None:
+    """The page comes to show a message with these words, and no answer."""
+    problem = seen.page.get_by_role("alert")
+    problem.wait_for()
+    for word in words:
+        assert word in problem.inner_text()
+    assert seen.page.locator("#digit").inner_text() == "?"
+
+
+def settle(seen: Visit) -> None:
+    """Wait until every answer that the page has asked for is there."""
+    wait_for(lambda: not seen.page.evaluate("asking"))
+
+
+def bars(seen: Visit) -> list[float]:
+    """Width of each bar as a share of its track, once every answer is there."""
+    settle(seen)
+    script = "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentNode.getBoundingClientRect().width)"
+    return seen.page.locator(".bar").evaluate_all(script)
+
+
+# Drawing
+
+
+@pytest.mark.parametrize(("stroke", "digit"), [(ONE, 1), (ZERO, 0), (SEVEN, 7)])
+def test_a_digit_drawn_with_the_mouse_is_read(stroke: Stroke, digit: int, seen: Visit) -> None:
+    draw(seen, stroke)
+    assert_reads(seen, digit)
+    widths = bars(seen)
+    assert len(widths) == 10
+    assert sum(widths) == pytest.approx(1, abs=0.01)
+    assert widths.index(max(widths)) == digit
+
+
+def test_a_digit_drawn_with_a_finger_is_read(server: Server, browser: Any) -> None:
+    with visit(browser, server.address, 390, 844, has_touch=True, is_mobile=True) as seen:
+        box = seen.page.get_by_label("Drawing area").bounding_box()
+        session = seen.page.context.new_cdp_session(seen.page)
+        for i, (x, y) in enumerate(SEVEN):
+            point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+            kind = "touchMove" if i else "touchStart"
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert_reads(seen, 7)
+        assert seen.page.evaluate("scrollY") == 0
+
+
+def test_a_digit_drawn_with_the_keyboard_is_read(seen: Visit) -> None:
+    seen.page.keyboard.press("Tab")
+    for key in ["Shift+ArrowUp"] * 12 + ["ArrowDown"] * 24:
+        seen.page.keyboard.press(key)
+    assert_reads(seen, 1)
+    seen.page.keyboard.press("Delete")
+    assert seen.page.locator("#digit").inner_text() == "?"
+
+
+def test_the_answer_follows_while_the_pen_is_down(seen: Visit) -> None:
+    draw(seen, SEVEN[:2], lift=False)
+    seen.page.locator("[data-state=read]").wait_for()
+    before = len(seen.requested)
+    draw(seen, SEVEN[1:], lift=False)
+    assert_reads(seen, 7)
+    assert len(seen.requested) > before
+
+
+def test_several_strokes_are_one_digit(seen: Visit) -> None:
+    for stroke in ([(0.35, 0.2), (0.32, 0.5), (0.68, 0.5)], [(0.62, 0.2), (0.62, 0.8)]):
+        draw(seen, stroke)
+    assert_reads(seen, 4)
+
+
+def test_only_a_pressed_pen_draws(seen: Visit) -> None:
+    pad = "document.getElementById('pad').toDataURL()"
+    draw(seen, ONE)
+    drawn = seen.page.evaluate(pad)
+    box = seen.page.get_by_label("Drawing area").bounding_box()
+    seen.page.mouse.move(box["x"] + 50, box["y"] + 50, steps=5)
+    assert seen.page.evaluate(pad) == drawn
+
+
+def test_a_stroke_that_leaves_the_pad_goes_on_along_its_edge(seen: Visit) -> None:
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    draw(seen, [(0.02, 0.1), (-0.1, 0.1), (-0.1, 0.9)])
+    settle(seen)
+    pixels = seen.page.evaluate("[...document.getElementById('seen').getContext('2d').getImageData(0, 0, 28, 28).data]")
+    inked = (np.array(pixels).reshape(28, 28, 4)[..., 0] > 128).any(axis=0).nonzero()[0]
+    assert inked.max() - inked.min() > 10  # a 1 at one side and the edge at the other
+
+
+def test_clear_goes_back_to_the_start(seen: Visit) -> None:
+    shown = "[document.body.innerText, ...[...document.querySelectorAll('canvas')].map(canvas => canvas.toDataURL())]"
+    start = seen.page.evaluate(shown)
+    draw(seen, ZERO)
+    assert_reads(seen, 0)
+    draw(seen, ONE, lift=False)  # its answers are still to come
+    seen.page.evaluate("document.getElementById('clear').click()")
+    assert bars(seen) == [0] * 10
+    assert seen.page.evaluate(shown) == start
+    seen.page.mouse.move(400, 400)
+    seen.page.mouse.up()
+    assert bars(seen) == [0] * 10
+    assert not seen.page.get_by_role("alert").is_visible()
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+
+
+# Files
+
+
+def test_an_image_that_is_dropped_is_read(seen: Visit, images: torch.Tensor) -> None:
+    for image, digit in zip(images, (7, 2, 1, 0, 4), strict=False):
+        drop(seen.page, "digit.png", png(image, scale=10))
+        assert_reads(seen, digit)
+
+
+def test_drawing_on_a_dropped_image_starts_anew(seen: Visit, images: torch.Tensor) -> None:
+    pad = "document.getElementById('pad').toDataURL()"
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    clean = seen.page.evaluate(pad)
+    drop(seen.page, "digit.png", png(images[1], scale=10))
+    assert_reads(seen, 2)
+    assert seen.page.evaluate(pad) != clean
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    assert seen.page.evaluate(pad) == clean
+
+
+def test_an_image_can_be_chosen_and_pasted(seen: Visit, images: torch.Tensor) -> None:
+    with seen.page.expect_file_chooser() as chooser:
+        seen.page.get_by_role("button", name="Choose image").click()
+    chooser.value.set_files({"name": "digit.png", "mimeType": "image/png", "buffer": png(images[0], scale=10)})
+    assert_reads(seen, 7)
+    seen.page.evaluate(
+        """bytes => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File([new Uint8Array(bytes)], "digit.png"));
+            dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }""",
+        list(png(images[1], scale=10)),
+    )
+    assert_reads(seen, 2)
+
+
+def test_a_file_that_is_no_image_gets_a_message_and_drawing_goes_on(seen: Visit) -> None:
+    drop(seen.page, "notes.txt", b"no image at all")
+    assert_problem(seen, "image")
+    draw(seen, SEVEN)
+    assert_reads(seen, 7)
+    assert not seen.page.get_by_role("alert").is_visible()
+
+
+def test_a_file_that_is_too_large_gets_a_message_without_being_sent(seen: Visit, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(10_000_001))
+    seen.page.get_by_label("Image file").set_input_files(tmp_path / "large.png")
+    assert_problem(seen, "large.png", "10 MB")
+    assert not [url for url in seen.requested if url.endswith("/read")]
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+
+
+# The page
+
+
+def test_the_page_asks_no_other_machine_for_anything(seen: Visit, images: torch.Tensor) -> None:
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    drop(seen.page, "digit.png", png(images[0], scale=10))
+    assert_reads(seen, 7)
+    assert len(seen.requested) >= 5
+    assert seen.outside() == []
+    assert seen.errors == []
+
+
+def test_the_browser_would_not_let_the_page_ask_another_machine(seen: Visit) -> None:
+    script = """() => new Promise(resolve => {
+        addEventListener("securitypolicyviolation", event => resolve(event.effectiveDirective));
+        fetch("http://127.0.0.2:9/").catch(() => setTimeout(() => resolve("asked"), 500));
+    })"""
+    assert seen.page.evaluate(script) == "connect-src"
+
+
+def test_the_page_names_the_checkpoint_and_its_data(seen: Visit) -> None:
+    assert f"Checkpoint {CHECKPOINT}, trained on mnist" in seen.page.locator("footer").inner_text()
+
+
+@pytest.mark.parametrize("width", [320, 390, 900, 1600])
+def test_nothing_is_wider_than_the_screen(width: int, server: Server, browser: Any) -> None:
+    with visit(browser, server.address, width, 844, has_touch=True, is_mobile=True) as seen:
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == width
+        draw(seen, SEVEN)
+        assert_reads(seen, 7)
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(scheme: str, server: Server, browser: Any) -> None:
+    with visit(browser, server.address, color_scheme=scheme) as seen:
+        drop(seen.page, "notes.txt", b"no image at all")
+        assert_problem(seen, "image")
+        texts = (
+            "h1",
+            "header p",
+            "#hint",
+            "#problem",
+            "#clear",
+            "#choose",
+            "#second",
+            "figcaption",
+            ".percent",
+            "code",
+        )
+        for text in texts:
+            assert contrast(seen.page.locator(text).first) >= 4.5, text  # what WCAG asks of text of usual size
+        draw(seen, SEVEN)
+        assert_reads(seen, 7)
+        assert contrast(seen.page.locator("#digit")) >= 4.5
+        dark = seen.page.evaluate("getComputedStyle(document.body).backgroundColor").startswith("rgb(1")
+        assert dark == (scheme == "dark")
+
+
+def test_every_control_can_be_reached_by_keyboard_and_has_a_name(seen: Visit) -> None:
+    names = []
+    for _ in range(3):
+        seen.page.keyboard.press("Tab")
+        names.append(seen.page.evaluate("(e => e.ariaLabel || e.innerText)(document.activeElement)"))
+    assert names == ["Drawing area", "Clear", "Choose image"]
+
+
+def test_ctrl_c_ends_it_quietly_and_an_open_page_says_so(on_mnist: Path, browser: Any, tmp_path: Path) -> None:
+    with serve(tmp_path, "--ckpt_path", on_mnist / CHECKPOINT) as server, visit(browser, server.address) as seen:
+        draw(seen, ONE)
+        assert_reads(seen, 1)
+        assert server.interrupt() == 130
+        assert server.err.read_text() == ""
+        draw(seen, ZERO)
+        assert_problem(seen, "does not answer")
+
+
+# The server
+
+
+def test_two_hundred_requests_of_eight_clients_each_get_the_answer_to_their_own_image(
+    server: Server, on_mnist: Path, images: torch.Tensor
+) -> None:
+    from lit_mnist.use.image_files import load_image
+    from lit_mnist.use.images import prepare
+
+    files = [png(image) for image in images]
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(server.post, files))
+    assert [status for status, _ in answers] == [200] * 200
+    prepared = torch.stack([prepare(load_image(io.BytesIO(file))) for file in files])
+    classifier = Classifier.load_from_checkpoint(on_mnist / CHECKPOINT, map_location="cpu").eval()
+    with torch.inference_mode():
+        expected = classifier(rescale(prepared)).softmax(1)
+    assert torch.equal(torch.tensor([answer["seen"] for _, answer in answers]), prepared.flatten(1))
+    torch.testing.assert_close(torch.tensor([answer["probabilities"] for _, answer in answers]), expected)
+
+
+def test_too_large_a_body_is_refused_with_a_message(server: Server) -> None:
+    assert server.post(bytes(10_000_001)) == (413, {"error": "The image is larger than 10 MB."})
+    assert server.post(bytes(10_000_000))[0] == 400
+
+
+def test_whatever_is_sent_the_server_answers_and_says_nothing(server: Server, images: torch.Tensor) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as gone:
+        gone.sendall(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf of it")
+    good = png(images[0], scale=10)
+    chance = np.random.default_rng(0)
+    bodies = [b"", bytes(100), *(good[: len(good) * i // 20] for i in range(20))]
+    for _ in range(30):
+        spoilt = bytearray(good)
+        spoilt[chance.integers(len(good))] ^= 1 << chance.integers(8)
+        bodies.append(bytes(spoilt))
+    for body in bodies:
+        status, answer = server.post(body)
+        assert status in (200, 400)
+        assert answer.keys() == ({"error"} if status == 400 else {"probabilities", "seen"})
+        assert "\n" not in answer.get("error", "")
+    assert server.post(good)[0] == 200
+    assert server.err.read_text() == ""
+
+
+def test_other_addresses_are_reached_only_where_host_says_so_and_then_it_warns(
+    server: Server, trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", server.port))  # another address of this machine
+    with serve(tmp_path, "--host", "0.0.0.0", "--ckpt_path", trained.run / "checkpoints" / "best.ckpt") as open_to_all:
+        socket.create_connection(("127.0.0.2", open_to_all.port)).close()
+        warning = open_to_all.err.read_text()
+    assert warning.startswith("lit-mnist: warning: --host 0.0.0.0: ")
+    assert warning.count("\n") == 1
+
+
+def test_ctrl_c_ends_it_quietly_while_an_upload_hangs(trained: Trained, tmp_path: Path) -> None:
+    with serve(tmp_path, "--ckpt_path", trained.run / "checkpoints" / "best.ckpt") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as hanging:
+            hanging.sendall(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf of it")
+            assert server.post(b"")[0] == 400  # it serves by now
+            assert server.interrupt() == 130
+        assert server.err.read_text() == ""
+
+
+def test_a_model_that_fails_gets_a_message_and_a_line_and_the_server_goes_on(
+    trained: Trained, images: torch.Tensor, tmp_path: Path
+) -> None:
+    checkpoint = torch.load(trained.run / "checkpoints" / "last.ckpt", weights_only=True)
+    for weights in checkpoint["state_dict"].values():
+        weights.fill_(1e30)  # numbers, but the answers are none
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    with serve(tmp_path, "--ckpt_path", "nan.ckpt") as server:
+        for lines in (1, 2):
+            assert server.post(png(images[0])) == (500, {"error": "The demo failed; its terminal says why."})
+            assert server.err.read_text().count("\n") == lines
+        assert server.err.read_text().startswith("lit-mnist: error: ValueError: ")
+
+
+# The command line
+
+
+def assert_fails(done: Result, *words: str) -> None:
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1), done
+    for word in ("lit-mnist: error: ", *words):
+        assert word in done.err
+
+
+def demo(cli: Cli, trained: Trained, *args: Any) -> Result:
+    return cli("demo", "--ckpt_path", trained.run / "checkpoints" / "best.ckpt", *args)
+
+
+def test_a_busy_port_is_named(cli: Cli, trained: Trained) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert_fails(demo(cli, trained, "--port", port), f"--port: {port} is in use; ")
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_named(port: int, cli: Cli, trained: Trained) -> None:
+    assert_fails(demo(cli, trained, "--port", port), f"--port: {port} is not in 0..65535")
+
+
+def test_a_host_that_is_not_this_machine_is_named(cli: Cli, trained: Trained) -> None:
+    assert_fails(demo(cli, trained, "--host", "192.0.2.1"), "--host: 192.0.2.1 is no address of this machine")
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "starlette.applications"])
+def test_without_the_extra_it_says_how_to_install_it(
+    missing: str, cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("app", "server"):
+        monkeypatch.delitem(sys.modules, f"lit_mnist.use.demo.{name}", raising=False)
+    assert_fails(demo(cli, trained), missing, "pip install 'lit-mnist[demo]'")
+
+
+def test_without_a_checkpoint_it_says_how_to_train_one(cli: Cli) -> None:
+    assert_fails(cli("demo"), "train one with")

@@ -1,0 +1,127 @@
+"""Figures show what they are given; the numbers are read back from what was drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from lit_mnist.views import figures
+
+ROWS = [
+    {"epoch": 1.0, "train/loss": 0.5, "train/accuracy": 0.80, "val/loss": 0.4, "val/accuracy": 0.85},
+    {"epoch": 2.0, "train/loss": 0.3, "train/accuracy": 0.90, "val/loss": 0.2, "val/accuracy": 0.92},
+    {"epoch": 3.0, "train/loss": 0.1, "train/accuracy": 0.97, "val/loss": 0.3, "val/accuracy": 0.93},
+]
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title) if text.get_text()]
+
+
+def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def test_history_draws_loss_above_accuracy_with_the_best_epoch_marked() -> None:
+    figure = figures.history(ROWS)
+    above, below = figure.axes
+    assert (above.get_ylabel(), below.get_ylabel(), below.get_xlabel()) == ("loss", "accuracy", "epoch")
+    assert lines(above)["train"] == ([1, 2, 3], [0.5, 0.3, 0.1])
+    assert lines(above)["val"] == ([1, 2, 3], [0.4, 0.2, 0.3])
+    assert lines(below)["val"] == ([1, 2, 3], [0.85, 0.92, 0.93])
+    assert texts(figure) == ["best epoch 2: val loss 0.2000, val accuracy 0.9200"]
+    assert all(line.get_xdata()[0] == 2 for line in above.lines[2:])
+
+
+def test_history_without_validation_draws_train_alone() -> None:
+    rows = [{name: value for name, value in row.items() if not name.startswith("val")} for row in ROWS]
+    figure = figures.history(rows)
+    assert lines(figure.axes[0])["train"][1] == [0.5, 0.3, 0.1]
+    assert texts(figure) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_an_overlay_has_a_colour_per_run_and_both_stages(count: int) -> None:
+    figure = figures.overlay({f"run {i}": ROWS for i in range(count)})
+    loss, _ = figure.axes
+    assert len(loss.lines) == 2 * count
+    assert len({tuple(line.get_color()) for line in loss.lines}) == count
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*(f"run {i}" for i in range(count)), "val", "train"]
+
+
+def test_samples_show_the_images_dark_on_light_with_their_labels() -> None:
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(4, 28, 28)
+    figure = figures.samples(images, torch.tensor([5, 0, 4, 1]))
+    assert texts(figure) == ["5", "0", "4", "1"]
+    drawn = figure.axes[0].images[0]
+    assert drawn.get_cmap().name == "gray_r"
+    sheet = drawn.get_array()
+    for i, text in enumerate(figure.axes[0].texts):
+        x, y = text.get_position()
+        assert (sheet[int(y) + 2 : int(y) + 30, int(x) - 14 : int(x) + 14] == i).all()  # each below its label
+
+
+@pytest.mark.parametrize(("units", "side"), [(256, 16), (10, 4), (2, 2), (1000, 16)])
+def test_the_weights_stand_in_a_square_of_images(units: int, side: int) -> None:
+    figure = figures.weights(torch.randn(units, 784))
+    width = figure.axes[0].images[0].get_array().shape[1]
+    assert width == side * 30 + 2
+    assert texts(figure) == [f"weights of {min(units, 256)} of the {units} units in the first layer"]
+
+
+def test_the_confusion_matrix_has_counts_and_shares_of_the_rows() -> None:
+    matrix = torch.zeros(10, 10, dtype=torch.int64)
+    matrix[3, 3], matrix[3, 5], matrix[9, 4] = 1500, 500, 7
+    figure = figures.confusion(matrix)
+    assert texts(figure) == ["1,500", "75.0%", "500", "25.0%", "7", "100.0%", "1,500 of 2,007 right"]
+    field = next(text for text in figure.axes[0].texts if text.get_text() == "500")
+    assert field.get_position()[0] == 5  # the answer is the column
+
+
+def test_mistakes_name_truth_answer_and_probability() -> None:
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    figure = figures.mistakes(images, torch.tensor([4, 2]), torch.tensor([9, 7]), torch.tensor([0.994, 0.61]))
+    assert texts(figure) == ["4 as 9, 99%", "2 as 7, 61%"]
+
+
+def test_no_mistakes_are_said_to_be_none() -> None:
+    nothing = torch.empty(0)
+    assert texts(figures.mistakes(torch.empty(0, 28, 28), nothing, nothing, nothing)) == ["no mistakes"]
+
+
+def test_the_reliability_diagram_shows_the_share_that_is_right_in_each_interval() -> None:
+    probabilities = torch.tensor([0.55, 0.55, 0.95, 0.95])
+    right = torch.tensor([True, False, True, True])
+    above, below = figures.calibration(probabilities, right, 0.05, bins=10).axes
+    heights = {round(bar.get_x() + bar.get_width() / 2, 2): bar.get_height() for bar in above.patches}
+    assert heights[0.55] == 0.5
+    assert heights[0.95] == 1
+    assert heights[0.15] == 0
+    assert sum(bar.get_height() for bar in below.patches) == 4
+    assert above.get_title() == "expected calibration error 0.0500"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_equal_figures_are_equal_files(tmp_path: Path, suffix: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        figures.save(figures.history(ROWS), tmp_path / name / f"history.{suffix}")
+    assert (tmp_path / f"a/history.{suffix}").read_bytes() == (tmp_path / f"b/history.{suffix}").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [f"history.{suffix}"]
+
+
+def test_a_saved_figure_is_an_image_of_readable_size(tmp_path: Path) -> None:
+    figures.save(figures.history(ROWS), tmp_path / "history.png")
+    height, width, _ = imread(tmp_path / "history.png").shape
+    assert 600 <= width <= 1000
+    assert 400 <= height <= 900
+
+
+def test_drawing_leaves_no_figure_open_in_pyplot() -> None:
+    figures.history(ROWS)
+    assert mpl._pylab_helpers.Gcf.figs == {}

@@ -1,0 +1,172 @@
+"""The report of runs: what it says follows from the numbers, and its page needs no other file."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser import chromium, visit
+from conftest import Result, Trained
+
+from lit_mnist.views.report import overfitting, read_run, report
+
+Cli = Callable[..., Result]
+
+
+def rows(*losses: float) -> list[dict[str, float]]:
+    return [
+        {"epoch": i + 1.0, "val/loss": loss, "train/loss": 1 / (i + 1), "val/accuracy": 0.9, "train/accuracy": 0.95}
+        for i, loss in enumerate(losses)
+    ]
+
+
+def test_a_val_loss_that_turned_is_called_overfitting_with_where_and_by_how_much() -> None:
+    assert overfitting(rows(0.3, 0.2, 0.25, 0.3)) == (
+        "It overfits after epoch 2: there val loss turned at 0.2000 and rose by 0.1000 (50%) to 0.3000 in epoch 4,"
+        " while train loss went on from 0.5000 to 0.2500."
+    )
+
+
+def test_a_val_loss_that_still_falls_is_not() -> None:
+    assert overfitting(rows(0.3, 0.2)) == "No overfitting yet: val loss is lowest in the last epoch, 2, at 0.2000."
+
+
+def test_a_small_rise_is_not() -> None:
+    assert overfitting(rows(0.3, 0.2, 0.209)).startswith("No clear overfitting: val loss is lowest in epoch 2")
+
+
+def test_without_validation_nothing_is_said_of_it() -> None:
+    assert overfitting([{"epoch": 1.0, "train/loss": 0.3}]).startswith("Nothing was validated")
+
+
+@pytest.fixture
+def two_runs(cli: Cli, own_run: Path) -> Path:
+    """The trained run, tested, and a copy of it with another seed, another dropout and other losses, untested."""
+    assert cli("test").status == 0
+    other = shutil.copytree(own_run, own_run.parent / "version_10")
+    config = (other / "config.yaml").read_text()
+    config = config.replace("seed_everything: 7", "seed_everything: 8").replace("dropout: 0.1", "dropout: 0.25")
+    (other / "config.yaml").write_text(config)
+    (other / "metrics.csv").write_text(
+        "epoch,train/loss,train/accuracy,val/loss,val/accuracy,lr,seconds\n"
+        "1,0.5,0.80,0.30,0.90,0.001,1.5\n2,0.3,0.90,0.40,0.89,0.001,2.0\n"
+    )
+    for left in ("test.json", "confusion.png"):
+        (other / left).unlink()
+    return own_run.parent
+
+
+def markdown(path: Path) -> dict[str, list[str]]:
+    """The table of a report, its rows by their names."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: values for name, *values in cells}
+
+
+def test_runs_stand_side_by_side_with_their_differences_and_figures(cli: Cli, two_runs: Path, tmp_path: Path) -> None:
+    result = cli("report", two_runs)
+    assert (result.status, result.err, result.out) == (0, "", "2 runs in report.html and report.md\n")
+    table = markdown(tmp_path / "report.md")
+    assert table[""] == ["version_0", "version_10"]
+    assert table["seed_everything"] == ["7", "8"]
+    assert table["model.network.dropout"] == ["0.1", "0.25"]
+    assert "model.lr" not in table
+    assert "data.data_dir" not in table
+    told = json.loads((two_runs / "version_0" / "test.json").read_text())
+    assert table["test accuracy"] == [f"{told['accuracy']:.4f}", "-"]
+    assert table["tested checkpoint"] == ["best.ckpt", "-"]
+    other = {name: values[1] for name, values in table.items()}
+    assert other["epochs"] == "2"
+    assert other["seconds"] == "3.5"
+    assert other["best epoch (lowest val loss)"] == "1"
+    assert other["val loss, best"] == "0.3000"
+    assert other["val loss, last"] == "0.4000"
+    assert other["gap of loss, train - val"] == "-0.1000"
+    assert other["gap of accuracy, train - val"] == "+0.0100"
+    assert "**version_10**: It overfits after epoch 1" in (tmp_path / "report.md").read_text()
+
+
+def test_the_page_holds_everything_itself(cli: Cli, two_runs: Path, tmp_path: Path) -> None:
+    assert cli("report", two_runs, "--output", "all.html").status == 0
+    page = (tmp_path / "all.html").read_text()
+    references = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert references
+    assert all(reference.startswith(("data:", "#")) for reference in references)
+    assert not re.search(r"<script|<link|@import|<!DOCTYPE svg", page)
+
+
+@pytest.mark.slow
+def test_a_person_sees_table_curves_and_pictures_without_a_network(cli: Cli, two_runs: Path, tmp_path: Path) -> None:
+    assert cli("report", two_runs).status == 0
+    address = (tmp_path / "report.html").as_uri()
+    with chromium() as browser, visit(browser, address) as seen:
+        assert seen.page.locator("thead th").all_inner_texts() == ["", "version_0", "version_10"]
+        assert seen.page.get_by_text("It overfits after epoch 1").is_visible()
+        assert seen.page.locator("h2 + svg").bounding_box()["width"] > 500
+        pictures = seen.page.locator("img")
+        assert pictures.count() == 7  # four of the first run, three of the second
+        assert pictures.evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 300)")
+        assert [url for url in seen.requested if not url.startswith(("file:", "data:"))] == []
+        assert seen.errors == []
+
+
+def test_a_name_is_text_in_the_page_whatever_it_holds(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    odd = own_run.rename(own_run.with_name("<b>a|b&c"))
+    assert cli("report", odd).status == 0
+    assert "&lt;b&gt;a|b&amp;c" in (tmp_path / "report.html").read_text()
+    assert "<b>" not in (tmp_path / "report.html").read_text()
+    assert "a\\|b" in (tmp_path / "report.md").read_text()
+
+
+def test_runs_of_the_same_name_are_told_apart(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(own_run.parent, tmp_path / "other")
+    assert cli("report", own_run, "other").status == 0
+    assert markdown(tmp_path / "report.md")[""] == ["lightning_logs/version_0", "other/version_0"]
+
+
+def test_a_run_that_is_named_twice_is_shown_once(cli: Cli, own_run: Path) -> None:
+    assert cli("report", own_run, own_run.parent).out.startswith("1 run in")
+
+
+def assert_refused(result: Result, line: str, folder: Path) -> None:
+    assert (result.status, result.err) == (2, f"lit-mnist: error: {line}\n")
+    assert not list(folder.glob("report*"))
+
+
+def test_a_folder_that_is_no_run_is_refused(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_refused(cli("report", own_run, "empty"), "empty: has no run in it; a run is what fit leaves", tmp_path)
+    assert_refused(cli("report", "none"), "none: is no folder; a run is what fit leaves", tmp_path)
+
+
+def test_a_run_without_a_finished_epoch_is_refused(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    (own_run / "metrics.csv").unlink()
+    assert_refused(cli("report", own_run), f"{own_run}: has no finished epoch to report", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "test.json"])
+def test_a_damaged_run_is_refused(cli: Cli, own_run: Path, tmp_path: Path, name: str) -> None:
+    (own_run / name).write_text("epoch\n{[not: a number")
+    result = cli("report", own_run)
+    assert result.status == 2
+    assert result.err.startswith(f"lit-mnist: error: {own_run}: config.yaml, metrics.csv or test.json is damaged: ")
+    assert result.err.count("\n") == 1
+
+
+def test_the_page_has_to_be_html_in_a_folder_that_exists(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    assert_refused(cli("report", own_run, "--output", "a.pdf"), "--output: a.pdf does not end in .html", tmp_path)
+    assert_refused(cli("report", own_run, "--output", "no/a.html"), "--output: there is no folder no", tmp_path)
+
+
+def test_a_report_needs_runs(cli: Cli, tmp_path: Path) -> None:
+    assert_refused(cli("report"), "RUNS is missing; see --help", tmp_path)
+
+
+def test_from_python_the_report_is_a_function(trained: Trained, tmp_path: Path) -> None:
+    report([str(trained.run)], str(tmp_path / "one.html"))
+    run = read_run(trained.run, "one")
+    assert len(run.rows) == 2
+    assert run.options["model.network.hidden_sizes"] == [32, 16]
+    assert (tmp_path / "one.md").is_file()
