@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import random
 import shutil
 import sys
@@ -120,6 +121,41 @@ def test_nothing_that_options_name_is_imported_or_made_by_any_command(
             if done.status or "text" not in spelling:  # a text is data, also where it is nonsense
                 refused(done)
             assert not marker.exists(), (place, command)
+
+
+def in_torchs_linear(device: Any) -> dict[str, Any]:
+    return {"class_path": "torch.nn.Linear", "init_args": {"in_features": 784, "out_features": 10, "device": device}}
+
+
+NO_NETWORKS = {
+    **{spelling: in_torchs_linear(spell(HANDLER)) for spelling, spell in SPELLINGS.items()},
+    "escaped": in_torchs_linear(json.dumps(HANDLER).replace(".", "\\u002e")),
+    "a function": in_torchs_linear("evil.Thing"),
+    "more than a spec": {**in_torchs_linear("cpu"), "dict_kwargs": HANDLER},
+    "no module": HANDLER,
+    "not imported": THING,
+    "a metric": {"class_path": "torchmetrics.MeanMetric"},
+    "the classifier": {"class_path": "lightning.pytorch.LightningModule"},
+    "a text": "torch.nn.Linear",
+    "a list": [THING],
+    "no class": {"init_args": {}},
+    "a number": {"class_path": 3},
+}
+
+
+@pytest.mark.parametrize("spec", NO_NETWORKS.values(), ids=NO_NETWORKS)
+def test_nothing_is_made_for_a_network_but_networks(
+    spec: Any, good: dict[str, Any], path: Path, cli: Cli, monkeypatch: Any
+) -> None:
+    marker = evil_module(Path.cwd())
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    good["hyper_parameters"]["network"] = spec
+    torch.save(good, path)
+    with pytest.raises(CheckpointError):
+        Classifier.load_from_checkpoint(path)
+    for command in COMMANDS:
+        refused(cli(*command.split(), "--ckpt_path", "last"))
+        assert not marker.exists(), command
 
 
 @pytest.mark.parametrize("spec", [HANDLER, THING], ids=["handler", "module"])

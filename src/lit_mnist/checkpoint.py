@@ -3,9 +3,10 @@
 import inspect
 import io
 import pickle
+import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ CONTENTS: dict[str, type] = {  # what every checkpoint has, and of which type
 }
 TO_CONTINUE: dict[str, type] = {"optimizer_states": list, "lr_schedulers": list, "callbacks": dict, "resume": dict}
 
+LIBRARIES = ("torch", "torchmetrics", "torchvision", "lightning", "pytorch_lightning")
 
 T = TypeVar("T")
 
@@ -128,14 +130,26 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_network(spec: Any) -> bool:
-    """Whether a spec names a network that is imported already, so that to make it imports nothing."""
+    """Whether a spec names a network that is imported already, with options that can name nothing to import."""
     if not isinstance(spec, dict) or not spec.keys() <= {"class_path", "init_args"}:
         return False
     module, _, name = str(spec.get("class_path")).rpartition(".")
     network = getattr(sys.modules.get(module), name, None)
+    if not isinstance(network, type) or not issubclass(network, nn.Module):
+        return False
+    if module.split(".")[0] in LIBRARIES and not module.startswith("torch.nn"):  # theirs do more than compute
+        return False
     options = spec.get("init_args", {})
-    texts = [value for value in options.values() if isinstance(value, str)] if _is_plain(options) else ["."]
-    return isinstance(network, type) and issubclass(network, nn.Module) and not any("." in text for text in texts)
+    return _is_plain(options) and all(re.fullmatch(r"[\w-]*", text) for text in _texts(options))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain options."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
