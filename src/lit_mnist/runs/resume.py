@@ -1,4 +1,4 @@
-"""Stopping and continuing a fit as if it had never stopped."""
+"""Continuing a fit as if it had never stopped."""
 
 import hashlib
 import json
