@@ -30,7 +30,11 @@ def decisive(options: dict[str, Any]) -> dict[str, Any]:
 
 def importing_nothing(options: dict[str, Any]) -> dict[str, Any]:
     """Of the options that a checkpoint holds, those that name no class: without the Trainer's callbacks."""
-    trainer = {name: value for name, value in options["trainer"].items() if name in DECISIVE and is_scalar(value)}
+    trainer = {
+        name: value
+        for name, value in options["trainer"].items()
+        if name in DECISIVE and name != "callbacks" and is_scalar(value)
+    }
     return {name: options[name] for name in ("seed_everything", "model", "data")} | {"trainer": trainer}
 
 
