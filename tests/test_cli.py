@@ -427,15 +427,3 @@ def test_table_and_lines_can_be_switched_off(cli: Cli) -> None:
     off = ("--trainer.enable_model_summary", "false", "--trainer.enable_progress_bar", "false")
     assert "│ total" not in cli("fit", *SHORT, *off).out
     assert "│ total" in cli("fit", *SHORT).out
-
-
-def test_a_text_in_place_of_callbacks_in_a_checkpoint_away_from_its_run_is_not_imported(
-    cli: Cli, own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = torch.load(own_run / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["resume"]["options"]["trainer"]["callbacks"] = "evil_callbacks.Evil"
-    torch.save(checkpoint, tmp_path / "alone.ckpt")
-    (tmp_path / "evil_callbacks.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert cli("fit", "--ckpt_path", "alone.ckpt", "--trainer.max_epochs", 3).status == 2
-    assert not (tmp_path / "imported").exists()

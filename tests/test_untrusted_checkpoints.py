@@ -21,6 +21,7 @@ from reliability import Ended, assert_one_line, content, differences
 from lit_mnist import MLP, Classifier, MNISTDataModule
 from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.runs.checkpoints import WholeCheckpointIO
+from lit_mnist.runs.contradictions import DECISIVE
 
 Cli = Callable[..., Result]
 COMMANDS = ["fit", "validate", "test", "predict digit.png", "export", "demo --port 0"]
@@ -174,6 +175,24 @@ def test_nothing_that_the_state_names_is_imported_or_made(
     for command in COMMANDS[:-1]:
         cli(*command.split(), "--ckpt_path", "last")
         assert not marker.exists(), command
+
+
+@pytest.mark.parametrize("option", [*DECISIVE, "logger", "profiler", "plugins", "strategy"])
+def test_nothing_that_the_options_of_a_checkpoint_away_from_its_run_name_is_imported(
+    option: str, good: dict[str, Any], cli: Cli, monkeypatch: Any
+) -> None:
+    marker = evil_module(Path.cwd())
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    options = good["resume"]["options"]
+    for spec in ("evil.Thing", THING, [THING], str(THING), ["evil.Thing"]):
+        torch.save(good | {"resume": good["resume"] | {"options": with_option(options, option, spec)}}, "alone.ckpt")
+        refused(cli("fit", "--ckpt_path", "alone.ckpt", "--trainer.max_epochs", 3))
+        assert not marker.exists(), spec
+
+
+def with_option(options: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Options with another value of the Trainer's option of that name."""
+    return options | {"trainer": options["trainer"] | {name: value}}
 
 
 @pytest.mark.parametrize("option", ["callbacks", "logger", "profiler", "plugins", "strategy"])

@@ -8,11 +8,12 @@ from lit_mnist.checkpoint import CheckpointError, is_scalar
 from lit_mnist.runs.folder import flat
 
 CHANGEABLE = {"data_dir", "eval_batch_size"}  # of the model's and the data's options, those that change no result
-DECISIVE = (  # of the Trainer's, those that do; how long, where and what is shown may change
+SETTINGS = (  # of the Trainer's, those that do; how long, where and what is shown may change
     *("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "sync_batchnorm"),
     *("limit_train_batches", "limit_val_batches", "overfit_batches", "reload_dataloaders_every_n_epochs"),
-    *("val_check_interval", "check_val_every_n_epoch", "callbacks"),
+    *("val_check_interval", "check_val_every_n_epoch"),
 )
+DECISIVE = (*SETTINGS, "callbacks")
 SHOWING = {  # of Lightning's callbacks, those that change nothing
     *("ModelCheckpoint", "OnExceptionCheckpoint", "Timer", "LearningRateMonitor", "DeviceStatsMonitor"),
     *("ThroughputMonitor", "ModelSummary", "RichModelSummary", "TQDMProgressBar", "RichProgressBar"),
@@ -30,11 +31,7 @@ def decisive(options: dict[str, Any]) -> dict[str, Any]:
 
 def importing_nothing(options: dict[str, Any]) -> dict[str, Any]:
     """Of the options that a checkpoint holds, those that name no class: without the Trainer's callbacks."""
-    trainer = {
-        name: value
-        for name, value in options["trainer"].items()
-        if name in DECISIVE and name != "callbacks" and is_scalar(value)
-    }
+    trainer = {name: value for name, value in options["trainer"].items() if name in SETTINGS and is_scalar(value)}
     return {name: options[name] for name in ("seed_everything", "model", "data")} | {"trainer": trainer}
 
 
