@@ -1,23 +1,125 @@
-"""The program, as lit-mnist and as python -m lit_mnist: what a process needs before all the rest is imported."""
+"""The program, as lit-mnist and as python -m lit_mnist: all commands together, and one line for what went wrong."""
 
+import inspect
+import logging
 import os
-import signal
 import sys
-from pathlib import Path
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_mnist import __version__
+from lit_mnist.classifier import CheckpointError, Classifier
+from lit_mnist.cli import COMMANDS, Parser, run_command
+from lit_mnist.data import DataError, MNISTDataModule
+from lit_mnist.errors import fail
+from lit_mnist.runs.history import DivergedError
+from lit_mnist.views.report import report
+
+TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (report,)}
+PARTS = {  # what may refuse its options, and how they begin
+    L.LightningModule: "model",
+    L.LightningDataModule: "data",
+    L.Trainer: "trainer",
+    L.Callback: "trainer.callbacks",
+    torch.optim.Optimizer: "model.optimizer",
+    torch.optim.lr_scheduler.LRScheduler: "model.lr_scheduler",
+    torch.nn.Module: "model.network",
+}
+USAGE = "usage: lit-mnist COMMAND [options]      lit-mnist COMMAND --help lists the options of one"
 
 
-def run() -> None:
-    """Run the program, whatever the environment says of matplotlib, and with output streams that may be closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # no traceback of an import
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
+def main(model: Any = Classifier, data: Any = MNISTDataModule, args: list[str] | None = None) -> None:
+    """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1.
+
+    Args:
+        model: The class that --model. configures, such as a subclass of Classifier.
+        data: The class that --data. configures, such as a subclass of MNISTDataModule.
+        args: The command and its options; None takes those of this process.
+    """
+    args = sys.argv[1:] if args is None else args
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        summaries = COMMANDS | {name: summary(tool) for name, tool in TOOLS.items()}
+        print(USAGE, "", *(f"  {name:<10} {text}" for name, text in summaries.items()), sep="\n")
+    elif command == "--version":
+        print(f"lit-mnist {__version__}")
+    elif command not in {*COMMANDS, *TOOLS}:
+        fail(f"{command}: there is no such command; choose from {', '.join([*COMMANDS, *TOOLS])}")
+    else:
+        set_up()
+        try:
+            if command in TOOLS:
+                run_tool(TOOLS[command], args[1:])
+            else:
+                run_command(args, model, data)
+        except (DataError, CheckpointError) as error:
+            fail(error)
+        except MisconfigurationException as error:
+            fail(f"--trainer: {error}")
+        except DivergedError as error:
+            fail(error, status=1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except OSError as error:
+            fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
+        except (TypeError, ValueError) as error:
+            refused = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+            if option := option_of(refused, model, data):
+                fail(option)
+            raise
+
+
+def option_of(error: BaseException, model: Any, data: Any) -> str | None:
+    """What a constructor has refused, with the option before it; None where something else went wrong."""
+    for kind, option in ((model, "model"), (data, "data")):
+        if str(error).partition(":")[0] in inspect.signature(kind).parameters:
+            return f"--{option}.{error}"
+    calls = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"]
+    for call in reversed(calls):
+        for kind, option in PARTS.items():
+            if isinstance(part := call.f_locals.get("self"), kind):
+                known = str(error).partition(":")[0] in inspect.signature(type(part)).parameters
+                return f"--{option}{'.' if known else ': '}{error}"
+    return None
+
+
+def summary(tool: Callable[..., None]) -> str:
+    """The first line of a command's docstring."""
+    return (inspect.getdoc(tool) or "").partition("\n")[0]
+
+
+def run_tool(tool: Callable[..., None], args: list[str]) -> None:
+    """Call a command that is a function; its first parameter, if a list, are the positional arguments."""
+    parser = Parser(prog=f"lit-mnist {tool.__name__}", description=summary(tool))
+    name, first = next(iter(inspect.signature(tool).parameters.items()))
+    skip: set[str | int] = {name} if first.annotation == list[str] else set()
+    if skip:
+        parser.add_argument(name, nargs="+", type=str)
+    parser.add_function_arguments(tool, as_group=False, skip=skip)
+    tool(**parser.parse_args(args).as_dict())
+
+
+def set_up() -> None:
+    """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
     os.environ["MPLBACKEND"] = "agg"  # figures are files
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, as it stays open
-    from lit_mnist.program import main
-
-    main()
+    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for text in (
+        "smaller than the logging interval",  # one value per epoch is logged
+        "torch.jit.trace",  # TensorBoard's graph
+        "LeafSpec",  # between Lightning and PyTorch
+        "exists and is not empty",  # the folder of a run that goes on
+        "could not find the monitored key",  # no validation yet, nothing to compare
+    ):
+        warnings.filterwarnings("ignore", f".*{text}.*")
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -12,7 +12,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file could not be written; a file of that name from before is as it was.
     """
-    part = part_of(path)
+    part = path.with_name(f".{path.name}.part")
     try:
         yield part
         part.replace(path)
@@ -21,8 +21,3 @@ def write_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
-
-
-def part_of(path: Path) -> Path:
-    """Where what becomes a file is written first."""
-    return path.with_name(f".{path.name}.part")

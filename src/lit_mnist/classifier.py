@@ -1,230 +1,184 @@
-"""The training system around the network: loss, metrics and optimizer."""
+"""The LightningModule: a network with its loss, metrics, optimizer and schedule, each of them an argument."""
 
 import inspect
+import pickle
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_mnist import __version__
-from lit_mnist.checkpoint import CheckpointError, describe, make, read_checkpoint
-from lit_mnist.networks.mlp import MLP
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-# Keras' RMSprop, where torch.optim's defaults are alpha 0.99 and eps 1e-8. Both add eps outside the square root.
-RECIPE: dict[str, dict[str, Any]] = {"RMSprop": {"alpha": 0.9, "eps": 1e-7}}
+from lit_mnist import networks
+from lit_mnist.metrics import CrossEntropy
+from lit_mnist.networks import MLP
+from lit_mnist.optim import KerasRMSprop
 
 Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B,) int64
-Option = bool | int | float | str | None
-Answers = tuple[Tensor, Tensor, Tensor]  # losses (B,) float32, logits (B, 10) float32, labels (B,) int64
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the message is one line that names it and says why."""
 
 
 class Classifier(L.LightningModule):
     """A digit classifier that Lightning can train, validate, test and predict with.
 
     Args:
-        network: What gives the logits: images (B, 28, 28) float32 in [0, 1] -> (B, 10). None is the tutorial's `MLP`.
-        optimizer: Name of a class in torch.optim, such as RMSprop, Adam, SGD, Adagrad, Adadelta, Adamax or NAdam.
-        lr: Learning rate at the start, 0 or above.
-        weight_decay: Weight decay as the optimizer defines it, 0 or above; none leaves the optimizer's own default.
-        optimizer_options: Further arguments of the optimizer. RMSprop has alpha 0.9 and eps 1e-7 unless given here;
-            the other optimizers keep PyTorch's defaults.
-        lr_scheduler: Name of a class in torch.optim.lr_scheduler; none keeps the learning rate constant.
-            ReduceLROnPlateau follows val/loss.
-        lr_scheduler_options: Arguments of the scheduler.
-        lr_scheduler_interval: When the scheduler steps, after every epoch or after every training step.
+        network: Images (B, 28, 28) float32 in [0, 1] -> logits (B, num_classes), such as MLP or CNN. None is the
+            tutorial's MLP.
+        optimizer: Called with the parameters, such as Adam.
+        lr_scheduler: Called with the optimizer, such as StepLR. Where it has total_steps that nobody gave, they are
+            those of the fit, and it steps after every one. None keeps the learning rate constant.
+        lr_scheduler_interval: When the schedule steps: after every epoch or after every training step.
+        loss: Logits (B, num_classes), labels (B,) -> the loss that trains, such as CrossEntropyLoss, which None is.
+            What is measured as loss is the cross-entropy, whatever trains.
+        metrics: Metrics of logits and labels beside loss and accuracy, by name: f1 is logged as train/f1, val/f1
+            and test/f1.
+        num_classes: Number of classes.
+        weights: A checkpoint whose network, of the same form, is where a new fit starts.
 
     Raises:
         ValueError: An argument lies outside its range; the message names it.
     """
 
-    train_loss: MeanMetric
-    train_accuracy: MulticlassAccuracy
-
     def __init__(
         self,
-        network: MLP | nn.Module | None = None,  # MLP by itself, or its short name would mean torchvision's, too
-        optimizer: str = "RMSprop",
-        lr: float = 1e-3,
-        weight_decay: float | None = None,
-        optimizer_options: dict[str, Option | list[Option]] | None = None,
-        lr_scheduler: str | None = None,
-        lr_scheduler_options: dict[str, Option | list[Option]] | None = None,
+        network: MLP | nn.Module | None = None,  # MLP first, or its short name would mean torchvision's, too
+        optimizer: OptimizerCallable = KerasRMSprop,
+        lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        loss: nn.Module | None = None,
+        metrics: dict[str, Metric] | None = None,
+        num_classes: int = 10,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}: {value} is not at least 0")
-            if value is not None and value > torch.finfo(torch.float32).max:
-                raise ValueError(f"{name}: {value} is too large for float32")
-        self.network = MLP() if network is None else network
-        self.save_hyperparameters(ignore="network")
-        self.hparams["network"] = describe(self.network)  # a checkpoint holds data, no objects
+        self.network = MLP(num_classes=num_classes) if network is None else network
         self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.optimizer_options = optimizer_options or {}
         self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_options = lr_scheduler_options or {}
         self.lr_scheduler_interval = lr_scheduler_interval
-        self.example_input_array = torch.zeros(1, 28, 28)
-        self.uncounted: list[Answers] = []  # of the training steps of this epoch, until the next begins
-        for stage in ("train", "val", "test"):
-            self.add_module(f"{stage}_loss", MeanMetric(nan_strategy="disable"))
-            self.add_module(f"{stage}_accuracy", MulticlassAccuracy(10, average="micro", validate_args=False))
+        self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        self.weights = weights
+        self.save_hyperparameters({"network": describe(self.network), "num_classes": num_classes}, logger=False)
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        measured = MetricCollection(
+            {"loss": CrossEntropy(), "accuracy": accuracy, **(metrics or {})}, compute_groups=False
+        )
+        self.train_metrics = measured.clone(prefix="train/")
+        self.val_metrics = measured.clone(prefix="val/")
+        self.test_metrics = measured.clone(prefix="test/")
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # what it leaves out would let a checkpoint name code
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **options: Any
-    ) -> "Self":
-        """A classifier with the options and weights of a checkpoint, which is read as data.
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
+        cls, checkpoint_path: str | Path, network: nn.Module | None = None, **options: Any
+    ) -> "Classifier":
+        """A classifier in evaluation mode, on the CPU, with the network and weights of a checkpoint.
 
         Args:
-            checkpoint_path: The file.
-            map_location: The device that the classifier is put on.
-            options: Options that take the place of the checkpoint's, such as a network that the checkpoint cannot name.
+            checkpoint_path: The file, which is read as data: nothing that it names is imported.
+            network: A network of its form, which has to be given unless it is one of `lit_mnist.networks`.
+            options: Further arguments of the classifier.
 
         Raises:
             CheckpointError: There is no such file, or it cannot be used.
         """
         saved = read_checkpoint(checkpoint_path)
-        weights, own = saved["state_dict"], saved["hyper_parameters"]
-        if "kwargs" not in (names := inspect.signature(cls).parameters):  # those of a subclass are left out, as ever
-            own = {name: value for name, value in own.items() if name in names}
-        own = {name: value for name, value in own.items() if name not in options}
-        with torch.device("meta"):  # whatever sizes the options name, it takes no memory
-            expected = make(cls, checkpoint_path, own, **options).state_dict()
-        if {name: weight.shape for name, weight in weights.items()} != {name: x.shape for name, x in expected.items()}:
-            raise CheckpointError(
-                f"{checkpoint_path}: its weights do not fit the options that it holds; it was trained with network"
-                f" {saved['hyper_parameters'].get('network')}, which from Python can be given: network=..."
-            )
-        classifier = make(cls, checkpoint_path, own, **options)
-        classifier.load_state_dict(weights)
-        return classifier.to(map_location)
+        classifier = cls(network or build(saved, checkpoint_path), num_classes=saved["num_classes"], **options)
+        classifier.load_network(saved, checkpoint_path)
+        return classifier.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, 10) float32."""
-        return cast(Tensor, self.network(images))
+    def load_network(self, saved: dict[str, Any], path: str | Path) -> None:
+        """Give the network the weights of a checkpoint, as `read_checkpoint` has read it."""
+        try:
+            self.network.load_state_dict(saved["weights"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: its weights are not those of {self.hparams['network']}") from error
 
     def setup(self, stage: str) -> None:
-        """Forget what a fit, validation or test that was broken off has counted."""
-        self.uncounted.clear()
-        for module in self.modules():
-            if isinstance(module, Metric):
-                module.reset()
+        if stage == "fit" and self.weights and not self.trainer.ckpt_path:  # not where a fit continues
+            self.load_network(read_checkpoint(self.weights), self.weights)
 
-    def on_fit_start(self) -> None:
-        if self.global_rank > 0:  # so that every device drops other activations
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        return self.network(images)  # type: ignore[no-any-return]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lit_mnist"] = __version__
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each image of a batch, (B,) float32, and its logits, (B, 10) float32."""
+    def _step(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
+        """The mean loss of a batch and its logits (B, num_classes), which the metrics of the stage have seen."""
         images, labels = batch
-        logits = self.forward(images)  # (B, 28, 28) -> (B, 10)
-        return F.cross_entropy(logits, labels, reduction="none"), logits
+        logits = self(images)  # (B, 28, 28) -> (B, num_classes)
+        metrics.update(logits.detach(), labels)
+        return {"loss": self.loss(logits, labels), "logits": logits.detach()}
 
-    def _log(self, stage: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count answers in the metrics of a stage, and log these as one value per epoch."""
-        getattr(self, f"{stage}_loss").update(losses)
-        getattr(self, f"{stage}_accuracy").update(logits, labels)
-        for metric in ("loss", "accuracy"):
-            name = f"{stage}_{metric}"
-            if stage == "train" and not self.trainer.is_last_batch:
-                # The epoch ends early. Its curve gets no point: a fit that continues from there has the whole epoch's.
-                self.trainer.callback_metrics[f"{stage}/{metric}"] = getattr(self, name).compute()
-            else:
-                value, bar = getattr(self, name), stage != "test"
-                self.log(f"{stage}/{metric}", value, on_step=False, on_epoch=True, prog_bar=bar)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, logits = self.losses(batch)
-        self.uncounted.append((losses.detach(), logits.detach(), batch[1]))
-        if self.trainer.is_last_batch and self.trainer.world_size > 1:  # which may not divide evenly
-            share = torch.tensor(float(len(losses)), device=self.device)
-            return losses.sum() / self.trainer.strategy.reduce(share, reduce_op="mean")
-        return losses.mean()
-
-    def on_train_epoch_start(self) -> None:
-        self.uncounted.clear()
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        answers = self._step(batch, self.train_metrics)
+        if self.trainer.world_size > 1 and self.trainer.is_last_batch:  # whose shares may differ in size, and be empty
+            share = torch.tensor(float(len(batch[1])), device=self.device)
+            mean = self.trainer.strategy.reduce(share.clone(), reduce_op="mean")
+            answers["loss"] = answers["loss"].nan_to_num() * share / mean
+        return answers
 
     def on_train_epoch_end(self) -> None:
-        self.log_train_metrics()
+        self.log_dict(self.train_metrics)
 
-    def log_train_metrics(self) -> None:
-        """Log the metrics of the steps of this epoch, also of one that ends early; a second call changes nothing.
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._step(batch, self.val_metrics)
 
-        All steps are counted at once, which costs each of them nothing. A callback whose on_train_epoch_end needs these
-        metrics calls this first, since Lightning calls it before that of the module.
-        """
-        if self.uncounted and not self.train_loss.update_count:
-            self._log("train", *map(torch.cat, zip(*self.uncounted, strict=True)))
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_metrics, prog_bar=True)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log("val", *self.losses(batch), batch[1])
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._step(batch, self.test_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count a batch and return its probabilities, (B, 10) float32."""
-        losses, logits = self.losses(batch)
-        self._log("test", losses, logits, batch[1])
-        return logits.softmax(dim=1)
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities of a batch: (B, 28, 28) float32 -> (B, 10) float32."""
-        images, _ = batch
-        return self.forward(images).softmax(dim=1)
-
-    def make_optimizer(self, options: dict[str, Any]) -> Optimizer:
-        """The optimizer of all parameters, with these options of it."""
-        return cast(
-            Optimizer, _build("optimizer", torch.optim, Optimizer, self.optimizer, self.parameters(), **options)
-        )
+        """Probabilities of a batch: (B, 28, 28) float32 -> (B, num_classes) float32."""
+        return self(batch[0]).softmax(dim=1)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and, where one is chosen, the learning-rate scheduler.
-
-        Raises:
-            ValueError: PyTorch has no such class or refuses its options; the message names the argument.
-        """
-        for name in self.optimizer_options.keys() & {"lr", "weight_decay"}:
-            raise ValueError(f"optimizer_options: {name} has an option of its own, --model.{name}")
-        options = {"lr": self.lr, **RECIPE.get(self.optimizer, {}), **self.optimizer_options}
-        if self.weight_decay is not None:
-            options["weight_decay"] = self.weight_decay
-        optimizer = self.make_optimizer(options)
+        optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = _build(
-            "lr_scheduler", lr_scheduler, LRScheduler, self.lr_scheduler, optimizer, **self.lr_scheduler_options
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": "val/loss"},
-        }
+        options, interval = {}, self.lr_scheduler_interval
+        arguments = inspect.signature(self.lr_scheduler).parameters  # of a class or partial; the parser's has keywords
+        defaults = {name: argument.default for name, argument in arguments.items()}
+        if (defaults | getattr(self.lr_scheduler, "keywords", {})).get("total_steps", 0) is None:
+            options["total_steps"], interval = int(self.trainer.estimated_stepping_batches), "step"
+        scheduler = self.lr_scheduler(optimizer, **options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
 
-def _build(argument: str, module: ModuleType, base: type, name: str, *args: Any, **kwargs: Any) -> Any:
-    """Instantiate the class of that name in a module of PyTorch; ValueError for a name or options it does not take."""
-    classes = {key: value for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
-    if name not in classes or name == base.__name__:
-        names = ", ".join(sorted(key for key in classes if key != base.__name__ and not key.startswith("_")))
-        raise ValueError(f"{argument}: {name} is not one of {names}")
+def describe(network: nn.Module) -> dict[str, Any]:
+    """The name and arguments of one of our networks, of any other the name alone: plain data for a checkpoint."""
+    kind = type(network)
+    if kind is not getattr(networks, kind.__name__, None):
+        return {"name": f"{kind.__module__}.{kind.__qualname__}"}
+    arguments = {name: getattr(network, name) for name in inspect.signature(kind).parameters}
+    return {"name": kind.__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}}
+
+
+def build(saved: dict[str, Any], path: str | Path) -> nn.Module:
+    """The network that a checkpoint describes, if it is one of ours."""
+    arguments = dict(saved["network"])
+    name = arguments.pop("name")
+    if name not in networks.__all__:
+        raise CheckpointError(f"{path}: its network, {name}, is not one of lit_mnist.networks and has to be given")
+    return getattr(networks, name)(**arguments)  # type: ignore[no-any-return]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of the classifier, read as data: network, num_classes, weights (of the network)."""
     try:
-        return classes[name](*args, **kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{argument}_options: {name} refuses {kwargs}: {error}") from error
+        saved = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        weights = {name.removeprefix("network."): w for name, w in saved["state_dict"].items() if name[:8] == "network."}
+        return {**saved, "weights": weights, **saved["hyper_parameters"]}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from error
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint of a fit, or damaged: {' '.join(str(error).split())}") from error

@@ -1,99 +1,111 @@
-"""The command line: LightningCLI over the classifier, the data and the Trainer."""
+"""fit, validate and test: LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
-import contextlib
+import argparse
+import difflib
 import inspect
 import json
-import math
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+import lightning.pytorch as L
+import torch
+import yaml
 from jsonargparse.typing import NonNegativeInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from lit_mnist.checkpoint import CheckpointError, make, read_checkpoint
-from lit_mnist.classifier import Classifier
+from lit_mnist import networks
+from lit_mnist.atomic import write_whole
+from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import fail, is_first_process, printable, quoted
-from lit_mnist.fast import FastClassifier, refuse_what_does_not_combine
-from lit_mnist.parser import add_tools
-from lit_mnist.runs.checkpoints import RunCheckpoint, WholeCheckpointIO
-from lit_mnist.runs.contradictions import CHANGEABLE, decisive, importing_nothing, refuse
-from lit_mnist.runs.divergence import StopOnDivergence
-from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, refuse_imports_from, run_of
-from lit_mnist.runs.history import History
-from lit_mnist.runs.profiler import NoProfiler
-from lit_mnist.runs.resume import ExactResume
-from lit_mnist.runs.stop import StopInsideEpoch
-from lit_mnist.views.bar import EpochBar, print_layers
-from lit_mnist.views.dashboard import Dashboard, FitPart
-from lit_mnist.views.evaluation import Evaluation, TestPart
+from lit_mnist.errors import fail
+from lit_mnist.runs.callbacks import run_callbacks
+from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
+from lit_mnist.views.dashboard import Dashboard, Part
+from lit_mnist.views.evaluation import Evaluation
 
 COMMANDS = {
     "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
 }
-GROUPS = {"model": FastClassifier, "data": MNISTDataModule}
+DECISIVE = ("model.", "data.", "seed_everything")  # how options begin that a fit which continues may not change
+CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
+
+
+class Parser(LightningArgumentParser):
+    """Takes no abbreviations, and reports what it cannot parse in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if message.startswith("unrecognized arguments: --"):
+            typed = message.split()[2].partition("=")[0]
+            known = [f"--{name}" for name in getattr(ex, "subcommand_parser", self).get_defaults().keys()]
+            near = difflib.get_close_matches(typed, known, n=1) or ["--help"]
+            fail(f"{typed}: there is no such option; did you mean {near[0]}?" if near else f"{typed}: see --help")
+        fail(shortened(message))
+
+
+def shortened(message: str) -> str:
+    """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
+    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].splitlines()[0]
+    while (found := message.partition('Parser key "'))[1]:
+        key, _, message = found[2].partition('":')
+        option = f"{option}.{key}" if option and option != key else key
+    lines = (message.partition("Errors:")[2] or message).strip().splitlines()
+    reason = next((line for line in lines if not line.endswith(":")), message).strip(" -")
+    reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
+    plain = "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
+    return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Leaves config.yaml, with all options of a fit, in its run folder."""
+
+    run = Path()
+
+    def save_config(self, trainer: Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.run.mkdir(parents=True, exist_ok=True)
+            with write_whole(self.run / "config.yaml") as part:
+                part.write_text(self.parser.dump(self.config, skip_none=False))
 
 
 class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
-    tools: ClassVar[dict[str, Callable[..., None]]] = {}  # commands that need no Trainer, by their names
-    checkpoint: Path | None = None  # what is resumed or evaluated
-    saved: Any = None  # what it holds
-    steps_before: int | None = None  # what the fit that is resumed had trained
-    purge_step: int | None = None  # what a stopped fit logged from here on is logged again
-    run: Path | None = None  # where this run leaves its files; none with --trainer.fast_dev_run
+    checkpoint: Path | None = None  # what is continued or evaluated
+    run: Path | None = None  # where this run leaves its files; None where it leaves none
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Methods of the Trainer, and their arguments that are no options: CLI's methods give them."""
         return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in COMMANDS}
 
-    def setup_parser(self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: Any) -> None:
-        main_kwargs |= {"prog": "lit-mnist", "description": "Train, test and use a digit classifier."}
-        subparser_kwargs |= {
-            name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()
-        }
-        for kwargs in (main_kwargs, *subparser_kwargs.values()):
-            kwargs["allow_abbrev"] = False
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        subcommands: Any = self.parser._subcommands_action
-        for action in subcommands._choices_actions:
-            action.help = COMMANDS[action.dest]  # in place of the docstrings of the Trainer's methods
-        add_tools(subcommands, self.tools)
-        for name, part in (("fit", FitPart), ("test", TestPart)):
-            self._parser(name).add_argument(
-                "--skip",
-                type=list[part],  # type: ignore[valid-type]
-                default=[],
-                help=f"What {name} need not draw or show in TensorBoard, as a list: {', '.join(get_args(part))}.",
-            )
-
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--seed_everything",
-            type=NonNegativeInt | bool,
+            type=NonNegativeInt,
             default=self.seed_everything_default,
             help="Seed of initialisation, sample order and dropout.",
         )
 
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for group, component in GROUPS.items():  # first what is particular, then the Trainer's many
-            parser.add_lightning_class_args(component, group)
-        parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        parser.add_argument(
+            "--skip", type=list[Part], default=[], help="What need not be drawn or shown in TensorBoard, as a list."
+        )
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -102,196 +114,159 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line; the options of a checkpoint come first and cannot be contradicted."""
-        args = list(sys.argv[1:] if args is None else args)
-        given = parser.parse_args(args, defaults=False)
-        command, options = given.subcommand, given[given.subcommand]
-        for name, value in vars(options.as_flat()).items():
-            if "\0" in str(value):
-                fail(f"--{name}: {value!r} has a NUL character, which no path or name can have")
-        if command in self.tools:  # which have no use for what LightningCLI makes of the options
-            self.tools[command](**parser.parse_args(args)[command].as_dict())
-            sys.exit()
-        name = options.get("ckpt_path") or (None if command == "fit" else "best")
-        if name:
-            logs = Path(options.get("trainer.default_root_dir") or ".") / LOGS
-            self.checkpoint = checkpoint = find_checkpoint(name, logs)
-            self.saved = saved = read_checkpoint(checkpoint, to_continue=command == "fit")
-            FastClassifier.load_from_checkpoint(checkpoint)  # for its message where the options cannot be used
-            make(MNISTDataModule, checkpoint, saved["datamodule_hyper_parameters"])
-            trained = {"model": saved["hyper_parameters"], "data": saved["datamodule_hyper_parameters"]}
-            layer = json.dumps(trained)
-            if command == "fit":
-                try:
-                    batch = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-                    self.steps_before = saved["global_step"]
-                    self.purge_step = self.steps_before - (batch["completed"] < batch["ready"])
-                    trained = saved["resume"]["options"] | trained
-                    layer = json.dumps(importing_nothing(trained))
-                except (AttributeError, KeyError, TypeError) as error:
-                    raise CheckpointError(f"{checkpoint}: the state of its fit is damaged: {error!r}") from error
-                if run := run_of(checkpoint):
-                    refuse_imports_from(run)
-                    layer = str(run / "config.yaml")
-            else:
-                refuse({"model": options.get("model", Namespace()).as_dict()}, trained, checkpoint)
-            position = args.index(command) + 1
-            args[position:position] = ["--config", layer]
+        """Parse the command line; the options of a checkpoint come first."""
+        ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        ahead.add_argument("--ckpt_path")
+        ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
+        known, _ = ahead.parse_known_args(args)
+        command = args[0] if args else ""
+        if command in COMMANDS and not {"-h", "--help"}.intersection(args) and (known.ckpt_path or command != "fit"):
+            logs = Path(known.root).expanduser() / LOGS
+            self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
+            args = [command, "--config", self._options_of(self.checkpoint, command), *args[1:]]
         self.config = parser.parse_args(args)
         self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
-        if name and command == "fit":
-            refuse(self._decisive(), trained, checkpoint)
+        if self.checkpoint and command == "fit":
+            self._refuse_changes(parser, args[:3])
 
-    def _decisive(self) -> dict[str, Any]:
-        """What the result of this fit depends on."""
-        return decisive(json.loads(self._parser("fit").dump(self.config.fit, format="json", skip_unset=False)))
+    def _options_of(self, checkpoint: Path, command: str) -> str:
+        """What follows from a checkpoint, as a value of --config."""
+        run, saved = run_of(checkpoint), read_checkpoint(checkpoint)
+        if command == "fit":
+            if run is None:
+                raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
+            return str(run / "config.yaml")
+        options = {"data": saved.get("datamodule_hyper_parameters", {})}
+        network = {name: value for name, value in saved["network"].items() if name != "num_classes"}
+        if (name := network.pop("name")) in networks.__all__:  # the parser imports what it is given
+            options["model"] = {"network": {"class_path": f"lit_mnist.networks.{name}", "init_args": network}}
+        return json.dumps(options)
+
+    def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Fail for options that contradict those of the fit that continues."""
+        before, now = (
+            dict(flat(yaml.safe_load(parser.dump(config, skip_none=False))["fit"]))
+            for config in (parser.parse_args(args), self.config)
+        )
+        for name in before | now:
+            if name.startswith(DECISIVE) and name not in CHANGEABLE and before.get(name) != now.get(name):
+                fail(
+                    f"--{name}: {now.get(name)} contradicts {before.get(name)}, with which {self.checkpoint} was trained;"
+                    f" to start a new fit from its weights: --model.weights {self.checkpoint}"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
-        if self.subcommand == "fit":
-            self.model.configure_optimizers()  # what the optimizer refuses shows before anything starts
-        options = self._get(self.config_init, "trainer")
-        shown: list[Any] = []
-        if options.enable_progress_bar is not False:
-            shown.append(EpochBar())
-        kwargs["enable_model_summary"] = False  # fit prints a table of its own
-        if self.subcommand == "validate":  # which leaves nothing
-            kwargs |= {"enable_checkpointing": False, "logger": options.logger not in (None, True) and options.logger}
-        elif not options.fast_dev_run:
-            self.run = self._choose_run(Path(options.default_root_dir or ".") / LOGS)
+        command = str(self.subcommand)
+        options, skip = self.config_init[command].trainer, self.config_init[command].skip
+        given = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks] * bool(options.callbacks)
+        if options.barebones:
+            return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
+        callbacks: list[Any] = []
+        if options.enable_progress_bar is None and not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False
+        if command == "validate" or options.fast_dev_run:  # which leave nothing
+            kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
+            self.save_config_callback = None
+        else:
+            self.run = self._choose_run(Path(options.default_root_dir or ".").expanduser() / LOGS)
+            self.save_config_kwargs = {"save_to_log_dir": False}
+            SaveRunConfig.run = self.run
             if options.logger in (None, True):
-                logs = self.run.parent
-                kwargs["logger"] = TensorBoardLogger(
-                    logs.parent,
-                    logs.name,
-                    self.run.name,
-                    log_graph=self.subcommand == "fit" and not self.checkpoint and "graph" not in self.config.fit.skip,
-                    default_hp_metric=False,
-                    purge_step=self.purge_step,
-                )
-            if self.subcommand == "fit":
-                shown += self._fit_callbacks(self.run, options)
+                folder = {"save_dir": self.run.parent.parent, "name": self.run.parent.name, "version": self.run.name}
+                step = torch.load(self.checkpoint, weights_only=True)["global_step"] if self.checkpoint else None
+                purge = step if command == "fit" else None  # what was logged from here on is logged again
+                kwargs["logger"] = TensorBoardLogger(**folder, default_hp_metric=False, purge_step=purge)
+            if command == "fit":
+                callbacks = run_callbacks(self.run, options.enable_checkpointing is not False)
+                callbacks.append(Dashboard(self.run, skip))
             else:
                 kwargs["enable_checkpointing"] = False
-            if self.subcommand == "test" and self.checkpoint:
-                shown.append(Evaluation(self.run, self.checkpoint.name, self.config.test.skip))
-        kwargs["profiler"] = options.profiler or NoProfiler()
-        kwargs["callbacks"] = [*shown, *as_list(options.callbacks)]
-        kwargs["plugins"] = [*as_list(options.plugins), WholeCheckpointIO(self.run and self.run / "checkpoints")]
-        self.save_config_callback = None  # ours writes into the run folder also where there is no logger
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            self._forget_empty_run()
-            fail(f"--trainer: {error}")
-
-    def _fit_callbacks(self, run: Path, options: Any) -> list[Any]:
-        config = self.config.fit
-        groups = {**config.data.as_dict(), **config.model.as_dict()}
-        shown = {**dict(flat(groups)), "max_epochs": options.max_epochs, "seed": config.seed_everything}
-        shown = {name: value for name, value in shown.items() if name not in CHANGEABLE}
-        history = History(run, self._parser("fit").dump(config, skip_unset=False))
-        result = [
-            StopOnDivergence(),  # first, since nobody can show what is no number
-            history,
-            Dashboard(run, history, shown, config.skip),
-            ExactResume(history, self._decisive()),
-        ]
-        if options.enable_checkpointing is not False:
-            result += [
-                RunCheckpoint(run, "best", monitor="val/loss"),
-                RunCheckpoint(run, "last"),  # after best, so that it knows of it
-                StopInsideEpoch(relative(run / "checkpoints" / "last.ckpt")),
-            ]
-        return result
+                callbacks = [Evaluation(self.run, str(self.checkpoint), skip)]
+        return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
         if self.checkpoint and (run := run_of(self.checkpoint)) and not self._tests_other_images():
             return run
-        return (new_run(logs) if is_first_process() else logs / "chosen_by_first_process").resolve()
+        return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
 
     def _tests_other_images(self) -> bool:
         """Whether this tests another data set than the checkpoint's or a part of it, which is no result of its run."""
-        if self.subcommand != "test":
+        if self.subcommand != "test" or self.checkpoint is None:
             return False
-        options = self.config_init.test
-        limit = options.trainer.limit_test_batches  # 1 is one batch, 1.0 all of them
-        part = isinstance(limit, int) or limit not in (None, 1.0)
-        return part or options.data.dataset != self.saved["datamodule_hyper_parameters"]["dataset"]
+        trained = read_checkpoint(self.checkpoint).get("datamodule_hyper_parameters", {})
+        limit = self.config_init.test.trainer.limit_test_batches  # 1 is one batch, 1.0 all of them
+        other = trained.get("dataset") != self.datamodule.hparams.get("dataset")
+        return other or isinstance(limit, int) or limit not in (None, 1.0)
 
-    def _forget_empty_run(self) -> None:
-        if self.run:
-            with contextlib.suppress(OSError):  # not empty
-                self.run.rmdir()
-
-    def fit(self, model: FastClassifier, datamodule: MNISTDataModule) -> None:
+    def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
+        last = self.run and self.run / "checkpoints" / "last.ckpt"
         try:
-            datamodule.refuse_uneven_shares(self.trainer.world_size)  # before there are several processes
-            if model.steps_per_execution > 1:
-                refuse_what_does_not_combine(self.trainer, model.steps_per_execution)
-            if self.config_init.fit.trainer.enable_model_summary is not False and is_first_process():
-                print_layers(model)
-            self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if self.checkpoint is None or self._took_a_step():
-                raise
-            raise CheckpointError(f"{self.checkpoint}: cannot be continued: {type(error).__name__}: {error}") from error
+            self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
+        except SystemExit:
+            number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
+            if number and self.trainer.is_global_zero:
+                how = f"continue with: python -m lit_mnist fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
+                print(f"\nstopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; {how or 'no epoch was finished'}", file=sys.stderr)
+            sys.exit(128 + number if number else None)
         finally:
-            self._forget_empty_run()
-        if not self.run or not self.trainer.is_global_zero:
-            return
-        if self.trainer.global_step == self.steps_before:
-            print(f"nothing is left to train after {self.steps_before} steps; see --trainer.max_epochs and the like")
-        print_run(self.run)
-        best = self.trainer.checkpoint_callback
-        if isinstance(best, ModelCheckpoint) and best.best_model_path:
-            path = relative(best.best_model_path)
-            print(f"best checkpoint  {printable(path)}  (val_loss {best.best_model_score:.4f})")
-            print(f"test it with     python -m lit_mnist test --ckpt_path {quoted(path)}")
+            self._forget_unbegun_run()
+        if self.run and self.trainer.is_global_zero:
+            print(f"\nrun folder  {relative(self.run)}")
 
-    def _took_a_step(self) -> bool:
-        return any(getattr(callback, "stepped", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+    def _forget_unbegun_run(self) -> None:
+        """Remove a new run folder in which nothing was finished."""
+        new = self.run and not (self.checkpoint and self.run == run_of(self.checkpoint))
+        if new and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
+            shutil.rmtree(self.run, ignore_errors=True)
 
     def validate(self, model: Classifier, datamodule: MNISTDataModule) -> None:
-        """Evaluate a checkpoint on the validation images."""
-        model.load_state_dict(self.saved["state_dict"])  # all that is needed of the checkpoint
-        self.trainer.validate(model, datamodule, verbose=False)
-        self._print_metrics("val")
+        """Evaluate the checkpoint on the validation images."""
+        self._evaluate(self.trainer.validate, model, datamodule)
 
     def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
-        """Evaluate a checkpoint on the test images."""
-        model.load_state_dict(self.saved["state_dict"])  # all that is needed of the checkpoint
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.saved[
-            "global_step"
-        ]  # the step that loggers write
+        """Evaluate the checkpoint on the test images."""
         try:
-            self.trainer.test(model, datamodule, verbose=False)
+            self._evaluate(self.trainer.test, model, datamodule)
         finally:
-            self._forget_empty_run()
-        self._print_metrics("test")
+            self._forget_unbegun_run()
+        if self.run and self.trainer.is_global_zero:
+            print(f"\nrun folder  {relative(self.run)}")
 
-    def _print_metrics(self, stage: str) -> None:
+    def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
+        assert self.checkpoint
+        model.load_network(read_checkpoint(self.checkpoint), self.checkpoint)
         if self.trainer.is_global_zero:
-            loss, accuracy = (self.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("loss", "accuracy"))
-            if not math.isfinite(loss):
-                raise CheckpointError(f"{self.checkpoint}: its loss is {loss}, not a number")
-            print(f"{stage}_loss {loss:.4f}  {stage}_accuracy {accuracy:.4f}")
-            if self.run:
-                print_run(self.run)
-            print(f"checkpoint       {printable(relative(self.checkpoint or ''))}")
+            print(f"checkpoint  {relative(self.checkpoint)}")
+        evaluate(model, datamodule, verbose=True)
 
 
-def print_run(run: Path) -> None:
-    """Say where a run's files are and how to see its curves."""
-    print(f"\nrun folder       {printable(relative(run))}")
-    print(f"curves           tensorboard --logdir {quoted(relative(run.parent))}")
+def run_command(args: list[str], model: Any = Classifier, data: Any = MNISTDataModule, callbacks: Any = ()) -> CLI:
+    """Run fit, validate or test.
+
+    Args:
+        args: The command and its options.
+        model: The class that --model. configures.
+        data: The class that --data. configures.
+        callbacks: Further callbacks of the Trainer.
+    """
+    return CLI(
+        model,
+        data,
+        parser_class=Parser,
+        save_config_callback=SaveRunConfig,
+        trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0, "callbacks": list(callbacks)},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        args=args,
+    )
 
 
-def as_list(value: Any) -> list[Any]:
-    """What the Trainer takes as one, several or None, as a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+def quoted(path: Any) -> str:
+    """A path as one word of a command line, as short as a person would type it."""
+    return shlex.quote(str(relative(path)))
 
 
 def relative(path: str | Path) -> Path:

@@ -1,6 +1,5 @@
-"""Images and labels: found or downloaded, verified, split, batched and rescaled."""
+"""Images and labels: found or downloaded, split, batched and rescaled."""
 
-from lit_mnist.data.files import DataError
-from lit_mnist.data.module import MNISTDataModule, rescale
+from lit_mnist.data.module import DataError, MNISTDataModule, class_names, rescale
 
-__all__ = ["DataError", "MNISTDataModule", "rescale"]
+__all__ = ["DataError", "MNISTDataModule", "class_names", "rescale"]

@@ -1,22 +1,42 @@
-"""The LightningDataModule: load, split, batch and rescale."""
+"""The LightningDataModule: download, split, batch and rescale."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor
+from filelock import FileLock
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import datasets
 
-from lit_mnist.data import files
-from lit_mnist.data.batches import BatchLoader, BatchSampler
+from lit_mnist.data.batches import BatchLoader
+
+SETS = {
+    "mnist": datasets.MNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
+    "qmnist": datasets.QMNIST,
+}
+SHA256 = {  # of MNIST's unpacked files, which torchvision does not check
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"]
+
+
+class DataError(Exception):
+    """The data set cannot be had whole and unharmed; the message is one line that says what to do."""
 
 
 class MNISTDataModule(L.LightningDataModule):
     """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
 
-    Images stay uint8 in memory; each batch becomes float32 in [0, 1] on the device that trains.
+    Images stay uint8 in memory; each batch becomes float32 in [0, 1] on the device that computes.
 
     Args:
         dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
@@ -26,6 +46,8 @@ class MNISTDataModule(L.LightningDataModule):
             12,000 of MNIST's 60,000.
         batch_size: Training images per step, over all devices together.
         eval_batch_size: Images per step in validation and test, over all devices together.
+        augment: Changes the images of each training batch, (B, 28, 28) float32 in [0, 1] -> the same, on the device
+            that trains. None leaves them as they are.
 
     Raises:
         ValueError: An argument lies outside its range; the message names it.
@@ -33,32 +55,67 @@ class MNISTDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"] = "mnist",
+        dataset: DatasetName = "mnist",
         data_dir: str | None = None,
         val_size: int | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 2000,
+        augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("val_size", val_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is not at least 1")
-        self.save_hyperparameters()
+        self.save_hyperparameters({"dataset": dataset, "val_size": val_size, "batch_size": batch_size}, logger=False)
         self.dataset = dataset
-        self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data")
+        self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
         self.val_size = val_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.batches_at_once = 1  # training batches given out together, as a list, for what takes several
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self.augment = augment
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images (N, 28, 28) uint8, labels (N,) int64, file order
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return class_names(self.dataset)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the classes."""
+        return len(self.classes)
 
     def prepare_data(self) -> None:
-        """Load and verify the files, downloading what is missing; Lightning calls this on one process per machine.
+        """Download or unpack what is missing; Lightning calls this on one process per machine.
 
         Raises:
             DataError: The files cannot be had.
         """
-        self.setup()
+        if self.dataset == "digits":
+            return
+        kind = SETS[self.dataset]
+        folder = self.data_dir / kind.__name__ / "raw"
+        resources = [*kind.resources["train"], *kind.resources["test"]] if self.dataset == "qmnist" else kind.resources
+        files = [folder / Path(url).name.removesuffix(".gz") for url, _ in resources]
+        if all(file.exists() for file in files):
+            return
+        missing = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):  # two runs that start at once download once
+                missing = [file for file in files if not file.exists()]
+                for train in (True, False):
+                    kind(self.data_dir, train=train, download=True)
+        except BaseException as error:
+            for file in missing:
+                file.unlink(missing_ok=True)  # it may be half unpacked
+            if not isinstance(error, OSError | RuntimeError | EOFError):
+                raise
+            raise DataError(
+                f"{folder}: there is no {', no '.join(f.name for f in files if not f.exists())}, and to download or"
+                f" unpack it failed: {' '.join(str(error).split())}; put the files there, name a folder that has them"
+                " by --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
+            ) from error
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split the images that a stage needs; calling it again changes nothing.
@@ -67,42 +124,45 @@ class MNISTDataModule(L.LightningDataModule):
             stage: fit, validate, test or predict; None loads all.
 
         Raises:
-            DataError: The files cannot be had.
+            DataError: The files are missing or damaged.
             ValueError: val_size leaves no image to train on.
         """
-        if stage in ("fit", "validate", None) and "train" not in self._splits:
-            images, labels = self._load("train")
+        if stage in ("fit", "validate", None) and "train" not in self.splits:
+            images, labels = self.load("train")
             val_size = len(images) // 5 if self.val_size is None else self.val_size
             if not 1 <= val_size < len(images):
                 raise ValueError(f"val_size: {val_size} is not in 1..{len(images) - 1}")
-            self._splits["train"] = images[:-val_size], labels[:-val_size]
-            self._splits["val"] = images[-val_size:], labels[-val_size:]
-        if stage in ("test", "predict", None) and "test" not in self._splits:
-            self._splits["test"] = self._load("test")
+            self.splits["train"] = images[:-val_size], labels[:-val_size]
+            self.splits["val"] = images[-val_size:], labels[-val_size:]
+        if stage in ("test", "predict", None) and "test" not in self.splits:
+            self.splits["test"] = self.load("test")
 
-    def _load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
         if self.dataset == "digits":
             return load_digits(split)
-        return files.load(self.dataset, self.data_dir, split)
+        kind = SETS[self.dataset]
+        folder = self.data_dir / kind.__name__ / "raw"
+        for name, known in SHA256.items() if self.dataset == "mnist" else ():
+            file = folder / name
+            if name.startswith("train") == (split == "train") and file.exists():
+                if hashlib.sha256(file.read_bytes()).hexdigest() != known:
+                    raise DataError(f"{file} is damaged; delete it, and it is unpacked or downloaded anew")
+        try:
+            data = kind(self.data_dir, train=split == "train")
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            raise DataError(f"{folder}: missing or damaged ({error}); delete the files to have them anew") from error
+        labels = data.targets if data.targets.ndim == 1 else data.targets[:, 0]  # qmnist's rows hold the class first
+        return data.data, labels.to(torch.int64)
 
-    def images(self, split: Literal["train", "val", "test"]) -> tuple[Tensor, Tensor]:
-        """Images (N, 28, 28) uint8 and labels (N,) int64 of a split, in file order; `setup` comes first."""
-        return self._splits[split]
-
-    def _loader(self, split: str, batch_size: int, shuffle: bool = False, steps: int = 1) -> BatchLoader:
-        images, labels = self._splits[split]
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BatchLoader:
         rank, world_size, device = 0, 1, torch.device("cpu")
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
-        sampler = BatchSampler(len(images), batch_size, shuffle, seed, rank, world_size, device)
-        return BatchLoader(images.to(device), labels.to(device), sampler, steps)
-
-    def refuse_uneven_shares(self, devices: int) -> None:
-        """Raise ValueError where a number of devices does not divide batch_size."""
-        if self.batch_size % devices:
-            raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
+        images, labels = self.splits[split]
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # what seed_everything was given
+        return BatchLoader(images.to(device), labels.to(device), batch_size, seed, rank, world_size)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of (images (B, 28, 28) uint8, labels (B,) int64).
@@ -110,9 +170,11 @@ class MNISTDataModule(L.LightningDataModule):
         Raises:
             ValueError: The number of devices does not divide batch_size.
         """
-        self.refuse_uneven_shares(self.trainer.world_size if self.trainer else 1)
+        devices = self.trainer.world_size if self.trainer else 1
+        if self.batch_size % devices:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same batches in every epoch
-        return self._loader("train", self.batch_size, shuffle=not overfit, steps=self.batches_at_once)
+        return self._loader("train", self.batch_size, shuffle=not overfit)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images in file order."""
@@ -124,28 +186,23 @@ class MNISTDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing on a CPU, and nothing to move on a GPU, where the batches of this class are gathered."""
-        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Rescale on the device that computes: images, (images, labels), or a list of such batches."""
-        if isinstance(batch, list):
-            return [self.on_after_batch_transfer(one, dataloader_idx) for one in batch]
-        if isinstance(batch, Tensor):
-            return rescale(batch, self._dtype)
+        """Rescale (images (B, 28, 28) uint8, labels), and augment the images of a training batch."""
         images, labels = batch
-        return rescale(images, self._dtype), labels
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """What the model computes in: float32 unless --trainer.precision asks for another."""
-        return getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32)
+        images = rescale(images, getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32))
+        if self.augment is not None and self.trainer and self.trainer.training:
+            images = self.augment(images)  # (B, 28, 28) -> (B, 28, 28)
+        return images, labels
 
 
 def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn images into a network's input: (B, 28, 28) uint8 -> (B, 28, 28) float32, or another dtype, in [0, 1]."""
     return images.to(dtype) / 255
+
+
+def class_names(dataset: DatasetName) -> list[str]:
+    """The names of the classes of a data set, in the order of the labels."""
+    return list(SETS[dataset].classes) if dataset in ("fashion_mnist", "kmnist") else list("0123456789")
 
 
 def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
@@ -154,9 +211,9 @@ def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
     Returns:
         Images (N, 28, 28) uint8 and labels (N,) int64.
     """
-    from sklearn import datasets
+    from sklearn.datasets import load_digits as load
 
-    digits = datasets.load_digits()
+    digits = load()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
     images = F.interpolate(small, size=(28, 28), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 28, 28)
     labels = torch.tensor(digits.target, dtype=torch.int64)

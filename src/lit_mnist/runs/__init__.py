@@ -1,1 +1,1 @@
-"""What a run leaves and how it continues."""
+"""What a run leaves in its folder, and how it goes on."""

@@ -5,18 +5,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_mnist.runs.history import METRICS, History
+from lit_mnist.runs.folder import read_metrics, read_options
+from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-FitPart = Literal["history", "samples", "weights", "graph", "charts", "histograms", "throughput", "hparams"]
+Part = Literal[
+    *("history", "samples", "weights", "graph", "charts", "histograms", "throughput", "hparams"),
+    *("confusion", "mistakes", "calibration", "pr_curves", "embedding"),
+]
 
 
 class Dashboard(Callback):
@@ -24,63 +29,65 @@ class Dashboard(Callback):
 
     Args:
         run: Folder for the figures.
-        history: The rows of the epochs; it has to stand before this callback in the Trainer's list.
-        options: Names and values for HParams, where those of the optimizer join them.
         skip: What to leave out.
     """
 
-    def __init__(self, run: Path, history: History, options: dict[str, Any], skip: Collection[FitPart] = ()) -> None:
-        self.run = run
-        self.history = history
-        self.options = options
+    def __init__(self, run: str | Path, skip: Collection[Part] = ()) -> None:
+        self.run = Path(run).expanduser()
         self.skip = frozenset(skip)
+        self._images = 0  # trained on in this epoch, by this process
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for writer in writers(trainer):
-            if "charts" not in self.skip:
-                pairs = {name: [f"train/{name}", f"val/{name}"] for name in ("loss", "accuracy")}
-                writer.add_custom_scalars({"fit": {name: ["Multiline", tags] for name, tags in pairs.items()}})
-            if "hparams" not in self.skip:
-                self._add_hparams(writer, trainer)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for writer in writers(trainer) if "graph" not in self.skip else []:
+            example = torch.zeros(1, 28, 28, device=pl_module.device)
+            writer.add_graph(pl_module.network, example, verbose=False)
 
-    def _add_hparams(self, writer: "SummaryWriter", trainer: L.Trainer) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
-        options = self.options | {f"optimizer/{key}": value for key, value in trainer.optimizers[0].defaults.items()}
-        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-        # The names alone: TensorBoard takes the values from the curves of the same names.
-        for summary in hparams(plain, dict.fromkeys(("test/accuracy", "test/loss", *reversed(METRICS)))):
-            writer._get_file_writer().add_summary(summary)
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._images += len(batch[1])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.is_last_batch:
-            return  # the fit ends inside the epoch; one that continues from there shows it whole
-        row = self.history.rows[-1]
-        step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
-        images = torch.tensor(sum(len(labels) for *_, labels in pl_module.uncounted), device=pl_module.device)
-        images = trainer.strategy.reduce(images, reduce_op="sum")
+        row = read_metrics(self.run)[-1] if writers(trainer) else {}
+        images, self._images = self._images * trainer.world_size, 0
         for writer in writers(trainer):
             if "throughput" not in self.skip:
+                step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
                 writer.add_scalar("lr", row["lr"], step)
-                writer.add_scalar("images_per_second", images.item() / max(row["seconds"], 0.001), step)
+                writer.add_scalar("images_per_second", images / max(row["seconds"], 0.001), step)
             if "histograms" not in self.skip:
-                for name, parameter in pl_module.named_parameters():
-                    writer.add_histogram(name.removeprefix("network."), parameter, trainer.current_epoch + 1)
+                for name, parameter in pl_module.network.named_parameters():
+                    writer.add_histogram(name, parameter, trainer.current_epoch + 1)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not self.history.rows:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        rows = read_metrics(self.run) if trainer.is_global_zero else []
+        if not rows:
             return
         if "history" not in self.skip:
-            figure = figures.history(self.history.rows)
+            figure = figures.history(rows)
             figures.save(figure, self.run / "history.svg")
             leave_figure(trainer, figure, self.run / "history.png")
-        if "samples" not in self.skip:
-            images, labels = trainer.datamodule.images("train")  # type: ignore[attr-defined]
-            leave_figure(trainer, figures.samples(images[:36], labels[:36]), self.run / "samples.png")
-        if "weights" not in self.skip:
-            first = next(pl_module.parameters())
-            if first.shape[1:] == (28 * 28,):  # a unit for whole images
-                leave_figure(trainer, figures.weights(first), self.run / "weights.png")
+        data: Any = getattr(trainer, "datamodule", None)
+        if "samples" not in self.skip and hasattr(data, "splits"):
+            images, labels = data.splits["train"]
+            leave_figure(trainer, figures.samples(images[:36], labels[:36], data.classes), self.run / "samples.png")
+        first = next(pl_module.network.parameters())
+        if "weights" not in self.skip and first.shape[1:] == (28 * 28,):  # a unit for whole images
+            leave_figure(trainer, figures.weights(first), self.run / "weights.png")
+        for writer in writers(trainer):
+            if "charts" not in self.skip:
+                names = dict.fromkeys(name.partition("/")[2] for name in metrics_of(rows))
+                pairs = {name: [f"train/{name}", f"val/{name}"] for name in names}
+                writer.add_custom_scalars({"fit": {name: ["Multiline", tags] for name, tags in pairs.items()}})
+            if "hparams" not in self.skip:
+                last = {name: rows[-1][name] for name in metrics_of(rows[-1:])}
+                show_hparams(writer, self.run, last, trainer.global_step - 1)
+
+
+def show_hparams(writer: "SummaryWriter", run: Path, metrics: dict[str, float], step: int) -> None:
+    """Show the options of a run beside its metrics."""
+    shown = ("model.", "data.", "trainer.max_epochs", "seed_everything")
+    options = {name: value for name, value in read_options(run).items() if name.startswith(shown)}
+    plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
+    writer.add_hparams(plain, metrics, run_name=".", global_step=step)
 
 
 def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
@@ -92,12 +99,8 @@ def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
 def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
     """Write a figure into the run folder and show it in TensorBoard."""
     from PIL import Image
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
     figures.save(figure, path)
-    with Image.open(path) as image:
-        width, height = image.size
-    picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=path.read_bytes())
-    for writer in writers(trainer):  # whose add_image would decode and encode it anew
-        summary = Summary(value=[Summary.Value(tag=f"figures/{path.stem}", image=picture)])
-        writer._get_file_writer().add_summary(summary, trainer.fit_loop.epoch_loop._batches_that_stepped)
+    for writer in writers(trainer):
+        with Image.open(path) as image:
+            writer.add_image(f"figures/{path.stem}", np.asarray(image.convert("RGB")), trainer.global_step, dataformats="HWC")

@@ -1,12 +1,10 @@
 """What a test leaves: scores, confusion matrix, mistakes, calibration, and TensorBoard's views of them."""
 
-import contextlib
 import csv
-import io
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -15,20 +13,16 @@ from torch import Tensor, nn
 from torchmetrics.functional import classification
 
 from lit_mnist.atomic import write_whole
-from lit_mnist.classifier import Batch
-from lit_mnist.data.module import rescale
 from lit_mnist.views import figures
-from lit_mnist.views.dashboard import leave_figure, writers
-
-TestPart = Literal["confusion", "mistakes", "calibration", "pr_curves", "embedding"]
+from lit_mnist.views.dashboard import Part, leave_figure, show_hparams, writers
 
 
 class Evaluation(Callback):
     """Collects the answers of a test and leaves what they show in the run folder and in TensorBoard.
 
-    It writes test.json (checkpoint, data set, split, number of images, loss, accuracy, expected calibration error),
-    per_class.csv (precision, recall, F1 and support of each digit), confusion.png, mistakes.png (the 36 wrong answers
-    of the highest probability) and calibration.png.
+    It writes test.json (checkpoint, data set, number of images, loss, accuracy and what else was measured, expected
+    calibration error), per_class.csv (precision, recall, F1 and support of each class), confusion.png, mistakes.png
+    (the 36 wrong answers of the highest probability) and calibration.png.
 
     Args:
         run: Folder for the files.
@@ -36,94 +30,99 @@ class Evaluation(Callback):
         skip: What to leave out.
     """
 
-    def __init__(self, run: Path, checkpoint: str, skip: Collection[TestPart] = ()) -> None:
-        self.run = run
+    def __init__(self, run: str | Path, checkpoint: str, skip: Collection[Part] = ()) -> None:
+        self.run = Path(run).expanduser()
         self.checkpoint = checkpoint
         self.skip = frozenset(skip)
         self._batches: list[tuple[Tensor, Tensor]] = []
+        self._embedded: list[Tensor] = []  # what reached the last linear layer that was called, by batch
+        self._hooks: list[Any] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._batches, self._embedded = [], []
+        if "embedding" not in self.skip and writers(trainer):
+            linear = [layer for layer in pl_module.network.modules() if isinstance(layer, nn.Linear)]
+            self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in linear]
+
+    def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._last = inputs[0]
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batches.append((outputs.float().cpu(), batch[1].cpu()))
+        self._batches.append((outputs["logits"].float().softmax(1).cpu(), batch[1].cpu()))
+        if self._hooks and batch_idx == 0:
+            self._embedded.append(self._last.flatten(1).float().cpu())  # (B, units)
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        probabilities, labels = _gather(self._batches, trainer.world_size)  # (N, 10) float32, (N,) int64
-        if not trainer.is_global_zero or not probabilities.isfinite().all():  # which leaves nothing to show
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        probabilities, labels = _gather(self._batches, trainer.world_size)  # (N, C) float32, (N,) int64
+        if not trainer.is_global_zero:
             return
-        images = trainer.datamodule.images("test")[0][: len(labels)]  # type: ignore[attr-defined]
-        error = classification.multiclass_calibration_error(probabilities, labels, 10, n_bins=15).item()
-        scores = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
-        tested = {"checkpoint": self.checkpoint, "dataset": trainer.datamodule.dataset, "split": "test"}  # type: ignore[attr-defined]
-        self._write_json({**tested, "images": len(labels), **scores, "calibration_error": error})
-        self._write_scores_per_digit(probabilities, labels)
-        self._draw(trainer, images, labels, probabilities, error)
+        self.run.mkdir(parents=True, exist_ok=True)
+        data: Any = getattr(trainer, "datamodule", None)
+        count = probabilities.shape[1]
+        classes: list[str] = getattr(data, "classes", None) or [str(label) for label in range(count)]
+        error = classification.multiclass_calibration_error(probabilities, labels, count, n_bins=15).item()
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        scores = {name.removeprefix("test/"): value for name, value in metrics.items()}
+        tested = {"checkpoint": self.checkpoint, "dataset": getattr(data, "dataset", type(data).__name__)}
+        with write_whole(self.run / "test.json") as part:
+            content = {**tested, "images": len(labels), **scores, "calibration_error": error}
+            part.write_text(json.dumps(content, indent=2) + "\n")
+        self._write_per_class(probabilities, labels, classes)
+        images = data.splits["test"][0][: len(labels)] if hasattr(data, "splits") else None
+        self._draw(trainer, images, labels, probabilities, classes, error)
         for writer in writers(trainer):
             if "pr_curves" not in self.skip:
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning logs
-                for digit in range(10):
-                    writer.add_pr_curve(f"test/{digit}", labels == digit, probabilities[:, digit], step)
-            if "embedding" not in self.skip:
-                _show_embedding(writer, pl_module, images[:2000], labels[:2000])
+                for label, name in enumerate(classes):
+                    writer.add_pr_curve(f"test/{name}", labels == label, probabilities[:, label], trainer.global_step)
+            if self._embedded and images is not None:
+                shown = self._embedded[0][:2000]
+                names = [classes[label] for label in labels[: len(shown)]]
+                writer.add_embedding(shown, names, images[: len(shown), None] / 255, tag="last_hidden_layer")
+            if "hparams" not in self.skip:
+                show_hparams(writer, self.run, metrics, trainer.global_step)
 
-    def _write_json(self, values: dict[str, Any]) -> None:
-        with write_whole(self.run / "test.json") as part:
-            part.write_text(json.dumps(values, indent=2) + "\n")
-
-    def _write_scores_per_digit(self, probabilities: Tensor, labels: Tensor) -> None:
-        scores = [
-            score(probabilities, labels, 10, average="none").tolist()
-            for score in (
-                classification.multiclass_precision,
-                classification.multiclass_recall,
-                classification.multiclass_f1_score,
-            )
-        ]
-        with write_whole(self.run / "per_class.csv") as part, part.open("w", newline="") as file:
+    def _write_per_class(self, probabilities: Tensor, labels: Tensor, classes: list[str]) -> None:
+        measures = (
+            classification.multiclass_precision,
+            classification.multiclass_recall,
+            classification.multiclass_f1_score,
+        )
+        scores = [measure(probabilities, labels, len(classes), average="none").tolist() for measure in measures]
+        with write_whole(self.run / "per_class.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["digit", "precision", "recall", "f1", "support"])
-            for digit, row in enumerate(zip(*scores, strict=True)):
-                writer.writerow([digit, *(f"{value:.4f}" for value in row), int((labels == digit).sum())])
+            writer.writerow(["class", "precision", "recall", "f1", "support"])
+            for label, (name, *row) in enumerate(zip(classes, *scores, strict=True)):
+                writer.writerow([name, *(f"{value:.4f}" for value in row), int((labels == label).sum())])
 
-    def _draw(self, trainer: L.Trainer, images: Tensor, labels: Tensor, probabilities: Tensor, error: float) -> None:
-        highest, digits = probabilities.max(1)  # (N, 10) -> (N,), (N,)
-        right = digits == labels
+    def _draw(
+        self,
+        trainer: L.Trainer,
+        images: Tensor | None,
+        labels: Tensor,
+        probabilities: Tensor,
+        classes: list[str],
+        error: float,
+    ) -> None:
+        highest, answers = probabilities.max(1)  # (N, C) -> (N,), (N,)
+        right = answers == labels
         if "confusion" not in self.skip:
-            matrix = classification.multiclass_confusion_matrix(probabilities, labels, 10)  # (10, 10) int64
-            leave_figure(trainer, figures.confusion(matrix), self.run / "confusion.png")
-        if "mistakes" not in self.skip:
+            matrix = classification.multiclass_confusion_matrix(probabilities, labels, len(classes))  # (C, C) int64
+            leave_figure(trainer, figures.confusion(matrix, classes), self.run / "confusion.png")
+        if "mistakes" not in self.skip and images is not None:
             order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong answers first
             worst = order[: min(36, int((~right).sum()))]
-            figure = figures.mistakes(images[worst], labels[worst], digits[worst], highest[worst])
+            figure = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
             leave_figure(trainer, figure, self.run / "mistakes.png")
         if "calibration" not in self.skip:
             leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
 
 
-def _show_embedding(writer: Any, module: L.LightningModule, images: Tensor, labels: Tensor) -> None:
-    """Add what reaches the last linear layer, if any, from images (N, 28, 28) uint8 to TensorBoard's projector."""
-    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    if not linear:
-        return
-    with torch.inference_mode():
-        seen: list[Tensor] = []
-        handle = linear[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-        module(rescale(images.to(module.device), next(module.parameters()).dtype))
-        handle.remove()
-    activations = seen[-1].flatten(1).float().cpu()  # (N, units)
-    sprites = images[:, None] / 255  # (N, 1, 28, 28) float32 in [0, 1]
-    with contextlib.redirect_stdout(io.StringIO()):  # it says so where an earlier test's is replaced
-        writer.add_embedding(activations, labels.tolist(), sprites, tag="last_hidden_layer")
-
-
 def _gather(batches: list[tuple[Tensor, Tensor]], world_size: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, 10) and labels (N,) of all images in file order, from the shares of all processes."""
+    """Probabilities (N, C) and labels (N,) of all images in file order, from the shares of all processes."""
     shares: list[Any] = [batches]
     if world_size > 1:
         shares = [None] * world_size

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, VAL = "#7a8794", "#d95f02"
+METRICS = ("loss", "accuracy")  # that have curves in every figure; those of one's own stand in TensorBoard and report
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
@@ -71,18 +72,19 @@ def history(rows: Sequence[dict[str, float]]) -> "Figure":
     """
     figure, both = new_figure(7, 5.6, rows=2, sharex=True)
     best = best_row(rows)
-    for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
+    for axes, metric in zip(both, METRICS, strict=True):
         for stage, color, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
             epochs, values = curve(rows, f"{stage}/{metric}")
             axes.plot(epochs, values, color=color, marker=marker, markersize=4, label=stage)
         if best:
             axes.axvline(best["epoch"], color="black", linestyle=":", linewidth=1, zorder=0)
+        if best and f"val/{metric}" in best:
             axes.plot(best["epoch"], best[f"val/{metric}"], "o", markersize=11, mfc="none", mec="black")
         axes.set_ylabel(metric)
         plain_axes(axes)
     both[0].legend(frameon=False)
     if best:
-        text = f"val loss {best['val/loss']:.4f}, val accuracy {best['val/accuracy']:.4f}"
+        text = ", ".join(f"val {name} {best[f'val/{name}']:.4f}" for name in METRICS if f"val/{name}" in best)
         both[0].set_title(f"best epoch {best['epoch']:.0f}: {text}", fontsize="medium")
     epochs_below(both[1])
     return figure
@@ -100,7 +102,7 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
     count = len(histories)
     colors = colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](torch.linspace(0, 1, count))
     figure, both = new_figure(10, 4.2, columns=2)
-    for axes, metric in zip(both, ("loss", "accuracy"), strict=True):
+    for axes, metric in zip(both, METRICS, strict=True):
         for color, rows in zip(colors, histories.values(), strict=True):
             for stage, style in (("train", "--"), ("val", "-")):
                 axes.plot(*curve(rows, f"{stage}/{metric}"), style, color=color)
@@ -119,14 +121,22 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
     return figure
 
 
-def samples(images: Tensor, labels: Tensor) -> "Figure":
-    """Images with their labels above, as many as are given.
+def samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> "Figure":
+    """Images with the names of their classes above, as many as are given.
 
     Args:
-        images: (N, 28, 28) uint8.
+        images: (N, H, W) uint8.
         labels: (N,) int64.
+        classes: Names in the order of the labels.
     """
-    return _gallery(images, [str(label) for label in labels.tolist()], columns=9)
+    names = [shortened(classes[label], 11) for label in labels.tolist()]
+    return _gallery(images, names, columns=9 if max(map(len, names)) < 8 else 6)
+
+
+def shortened(name: str, length: int) -> str:
+    """A name of at most so many letters: of a longer one the first and the last, since names may begin alike."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}"
 
 
 def weights(weight: Tensor) -> "Figure":
@@ -149,27 +159,34 @@ def weights(weight: Tensor) -> "Figure":
     return figure
 
 
-def confusion(matrix: Tensor) -> "Figure":
-    """True digits in rows, answers in columns: in each field the count and its share of the row.
+def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
+    """True classes in rows, answers in columns: in each field the count and, of a few classes, its share of the row.
 
     Args:
-        matrix: (10, 10) int64.
+        matrix: (C, C) int64.
+        classes: Names of the C classes.
     """
     from matplotlib.colors import PowerNorm
 
-    figure, axes = new_figure(7, 6)
-    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)  # (10, 10), each row adds up to 1
+    few = len(classes) <= 20  # more, and figures would lie over each other
+    names = [shortened(name, 14) for name in classes]
+    long = max(map(len, names)) > 3
+    side = max(6, 0.6 * len(classes)) if few else 0.22 * len(classes) + 3
+    figure, axes = new_figure(side + 1 + 0.7 * long, side + 0.7 * long)
+    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)  # (C, C), each row adds up to 1
     axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # so that single errors show
-    for i, row in enumerate(matrix.tolist()):
+    for i, row in enumerate(matrix.tolist() if few else []):
         for j, count in enumerate(row):
             if count:
                 color = "white" if shares[i, j] > 0.25 else "black"
                 axes.text(j, i - 0.12, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
                 axes.text(j, i + 0.24, f"{shares[i, j]:.1%}", ha="center", va="center", color=color, fontsize=6.5)
-    axes.set_xticks(range(10))
-    axes.set_yticks(range(10))
+    size = None if few else 7
+    upright = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(names)), names, fontsize=size, parse_math=False, **upright)
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     axes.set_xlabel("answer")
-    axes.set_ylabel("true digit")
+    axes.set_ylabel("true class")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     right = int(matrix.trace())
@@ -177,22 +194,28 @@ def confusion(matrix: Tensor) -> "Figure":
     return figure
 
 
-def mistakes(images: Tensor, labels: Tensor, digits: Tensor, probabilities: Tensor) -> "Figure":
-    """Images that were read wrongly, with the true digit, the answer and how sure the model was of it.
+def mistakes(
+    images: Tensor, labels: Tensor, answers: Tensor, probabilities: Tensor, classes: Sequence[str]
+) -> "Figure":
+    """Images that were read wrongly, with the true class, the answer and how sure the model was of it.
 
     Args:
-        images: (N, 28, 28) uint8.
-        labels: True digits, (N,) int64.
-        digits: Answers, (N,) int64.
+        images: (N, H, W) uint8.
+        labels: True classes, (N,) int64.
+        answers: (N,) int64.
         probabilities: Of the answers, (N,) float32.
+        classes: Names in the order of the labels.
     """
     if not len(images):
         figure, axes = new_figure(7, 1.5)
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
-    answers = zip(labels.tolist(), digits.tolist(), probabilities.tolist(), strict=True)
-    return _gallery(images, [f"{label} as {digit}, {p:.0%}" for label, digit, p in answers], columns=6)
+    names = [shortened(name, 11) for name in classes]
+    break_ = "\n" if max(map(len, names)) > 3 else " "
+    given = zip(labels.tolist(), answers.tolist(), probabilities.tolist(), strict=True)
+    titles = [f"{names[label]} as{break_}{names[answer]}, {p:.0%}" for label, answer, p in given]
+    return _gallery(images, titles, columns=6)
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
@@ -212,7 +235,7 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
     above.plot([0, 1], [0, 1], color=TRAIN, linestyle="--", linewidth=1, label="perfectly calibrated")
     above.bar(middles, (hits / counts).nan_to_num().tolist(), width=0.9 / bins, color=VAL, label="share right")
     above.set_ylabel("share of answers that are right")
-    above.legend(frameon=False, loc="upper left")
+    above.legend(frameon=False)
     above.set_title(f"expected calibration error {error:.4f}", fontsize="medium")
     below.bar(middles, counts.tolist(), width=0.9 / bins, color=TRAIN)
     below.set_yscale("symlog", linthresh=1)
@@ -224,15 +247,19 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
 
 
 def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> "Figure":
-    """Images (N, 28, 28) uint8 in a grid, each with a title above; one picture, since axes for each would take long."""
-    cell, top = 34, 9  # pixels of a cell, and of the space for the title in it
+    """Images (N, H, W) in a grid, each with a title above; one picture, since axes for each would take long."""
+    height, width = images.shape[1:]
+    lines = 1 + max(title.count("\n") for title in titles)
+    small = max(len(line) for title in titles for line in title.split("\n")) > 70 // columns  # to fit above an image
+    cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # pixels of a cell, and of the space for titles
     rows = math.ceil(len(images) / columns)
-    sheet = torch.zeros(rows * (cell + top), columns * cell, dtype=torch.uint8)
-    figure, axes = new_figure(7, 7 / columns * rows * (cell + top) / cell)
+    sheet = torch.zeros(rows * (height + 6 + top), columns * cell, dtype=torch.uint8)
+    figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell)
     for i, (image, title) in enumerate(zip(images.cpu(), titles, strict=True)):
-        y, x = i // columns * (cell + top) + top, i % columns * cell + (cell - 28) // 2
-        sheet[y : y + 28, x : x + 28] = image
-        axes.text(x + 14, y - 2, title, ha="center", va="bottom", fontsize=9)
+        y, x = i // columns * (height + 6 + top) + top, i % columns * cell + (cell - width) // 2
+        sheet[y : y + height, x : x + width] = image
+        place = {"ha": "center", "va": "bottom", "fontsize": 7 if small else 9}
+        axes.text(x + width / 2, y - 2, title, parse_math=False, **place)
     axes.imshow(sheet.numpy(), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_off()
     return figure

@@ -1,22 +1,26 @@
 """The report: runs side by side, in one self-contained HTML page and a Markdown file."""
 
+import base64
 import html
 import io
+import json
 import os
 import re
-import sys
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lit_mnist.atomic import write_whole
-from lit_mnist.errors import fail, print_error, printable
+from lit_mnist.errors import fail, print_error
+from lit_mnist.runs.folder import read_metrics, read_options
+from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
-from lit_mnist.views.run_files import RunError, read_options, read_picture, read_rows, read_test
 
 PICTURES = ("history", "confusion", "mistakes", "calibration")
 ALWAYS = ("model.network", "trainer.max_epochs", "seed_everything")  # how the names of options of every report begin
 NEVER = ("data.data_dir", "ckpt_path", "skip", "trainer.default_root_dir")  # options that change no result
+TESTED = {"checkpoint": "tested checkpoint", "images": "test images", "calibration_error": "test calibration error"}
 LEVEL = 0.05  # a smaller rise of the val loss, as a share of its lowest value, is no overfitting
 
 
@@ -25,101 +29,68 @@ class Run:
     """What a run folder tells.
 
     Args:
-        folder: The run folder.
         name: What the report calls it.
-        options: All options of the fit, flat: model.lr, trainer.max_epochs.
+        options: All options of the fit, flat: model.optimizer.lr, trainer.max_epochs.
         rows: One dict per epoch, as `lit_mnist.runs.folder.read_metrics` gives them; at least one.
         test: What test.json holds, empty where the run was not tested.
+        pictures: Its PNG pictures by their names, base64.
     """
 
-    folder: Path
     name: str
     options: dict[str, Any]
     rows: list[dict[str, float]]
     test: dict[str, Any]
+    pictures: dict[str, str]
 
 
 def report(runs: list[str], output: str = "report.html") -> None:
     """Compare runs in one HTML page that needs no other file, and in a Markdown file beside it.
 
-    A run that is damaged gets a line of its own on stderr, and then the exit status is 1.
-
     Args:
         runs: Run folders, or folders with runs in them, such as lightning_logs.
         output: The page, with the suffix .html; the Markdown file has the suffix .md instead.
     """
-    page = Path(output)
+    page = Path(output).expanduser()
     if page.suffix != ".html":
         fail(f"--output: {output} does not end in .html")
     if not page.parent.is_dir():
         fail(f"--output: there is no folder {page.parent}")
-    folders = find_runs(runs)
+    folders = [run for name in runs for run in find_runs(Path(name).expanduser())]
     parent = os.path.commonpath([folder.parent for folder in folders])
-    found: list[Run] = []
-    pictures: dict[str, dict[str, str]] = {}
-    problems = []
-    for folder in folders:
+    found = []
+    for folder in dict.fromkeys(folders):
         try:
-            run = read_run(folder, printable(folder.relative_to(parent)))
-        except RunError as error:
-            problems.append(error)
-        else:
-            found.append(run)
-            pictures[run.name] = read_pictures(folder, problems)
-    for problem in problems:
-        print_error(str(problem))
+            found.append(read_run(folder, str(folder.relative_to(parent))))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print_error(f"{folder}: is left out, since it cannot be read: {error}")
     if not found:
-        sys.exit(2)
-    table = [[printable(cell) for cell in row] for row in compare(found)]
+        fail("there is no run with a finished epoch to report")
+    table = compare(found)
     sentences = {run.name: overfitting(run.rows) for run in found}
     with write_whole(page) as part:
-        part.write_text(_html(found, table, sentences, pictures), encoding="utf-8")
+        part.write_text(_html(found, table, sentences), encoding="utf-8")
     with write_whole(page.with_suffix(".md")) as part:
         part.write_text(_markdown(table, sentences), encoding="utf-8")
-    count = f"{len(found)} {'run' if len(found) == 1 else 'runs'}"
-    print(printable(f"{count} in {page} and {page.with_suffix('.md')}"))
-    if problems:
-        sys.exit(1)
+    print(f"{len(found)} {'run' if len(found) == 1 else 'runs'} in {page} and {page.with_suffix('.md')}")
 
 
-def find_runs(names: list[str]) -> list[Path]:
-    """The run folders that are meant, each once: the folders themselves, or all runs inside them in their order."""
-    found: dict[Path, None] = {}
-    for name in names:
-        folder = Path(name)
-        inside = [folder] if (folder / "config.yaml").is_file() else _inside(folder)
-        if not inside:
-            fail(f"{name}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
-        found |= dict.fromkeys(run.resolve() for run in inside)
-    return list(found)
-
-
-def _inside(folder: Path) -> list[Path]:
-    """Runs below a folder that finished an epoch, version_2 before version_10."""
-    runs = [path.parent for path in folder.rglob("metrics.csv") if (path.parent / "config.yaml").is_file()]
-    return sorted(
-        runs, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run))]
-    )
+def find_runs(folder: Path) -> list[Path]:
+    """A run folder itself, or all runs below a folder, version_2 before version_10."""
+    runs = [path.parent.resolve() for path in folder.rglob("metrics.csv")]
+    if not runs:
+        fail(f"{folder}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
+    return sorted(runs, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run))])
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what a run folder tells.
-
-    Raises:
-        RunError: The run has no finished epoch, or its files are damaged.
-    """
-    try:
-        run = Run(folder, name, read_options(folder), read_rows(folder), read_test(folder))
-        if run.rows:
-            compare([run])  # here, so that what is made of this run cannot fail beside the others
-            overfitting(run.rows)
-            return run
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # whatever the readers and the table make of a damaged file
-        reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-        raise RunError(f"{folder}: config.yaml, metrics.csv or test.json is damaged: {reason}") from error
-    raise RunError(f"{folder}: has no finished epoch to report")
+    """Read what a run folder tells; ValueError where it has no finished epoch."""
+    rows = read_metrics(folder)
+    if not rows:
+        raise ValueError("it has no finished epoch")
+    test = json.loads((folder / "test.json").read_text()) if (folder / "test.json").is_file() else {}
+    pictures = {picture: folder / f"{picture}.png" for picture in PICTURES}
+    encoded = {n: base64.b64encode(path.read_bytes()).decode() for n, path in pictures.items() if path.is_file()}
+    return Run(name, read_options(folder), rows, test, encoded)
 
 
 def compare(runs: list[Run]) -> list[list[str]]:
@@ -130,38 +101,25 @@ def compare(runs: list[Run]) -> list[list[str]]:
     table = [["", *(run.name for run in runs)]]
     table += [[name, *(str(run.options.get(name, "-")) for run in runs)] for name in shown]
     columns = [_figures(run) for run in runs]
-    return table + [[name, *(column[name] for column in columns)] for name in columns[0]]
+    quantities = dict.fromkeys(name for column in columns for name in column)
+    return table + [[name, *(column.get(name, "-") for column in columns)] for name in quantities]
 
 
 def _figures(run: Run) -> dict[str, str]:
-    """The numbers of a run by their names, a dash where there is none."""
+    """The numbers of a run by their names, whatever was measured."""
     last, best = run.rows[-1], figures.best_row(run.rows) or {}
-    test = run.test if run.test.get("dataset") == run.options.get("data.dataset") else {}
-
-    def number(row: dict[str, float], name: str) -> str:
-        return f"{row[name]:.4f}" if name in row else "-"
-
-    def difference(upper: str, lower: str) -> str:
-        return f"{last[upper] - last[lower]:+.4f}" if upper in last and lower in last else "-"
-
-    return {
-        "epochs": f"{last['epoch']:.0f}",
-        "seconds": f"{sum(row['seconds'] for row in run.rows):.1f}",
-        "best epoch (lowest val loss)": f"{best['epoch']:.0f}" if best else "-",
-        "val loss, best": number(best, "val/loss"),
-        "val accuracy, best": number(best, "val/accuracy"),
-        "train loss, last": number(last, "train/loss"),
-        "val loss, last": number(last, "val/loss"),
-        "train accuracy, last": number(last, "train/accuracy"),
-        "val accuracy, last": number(last, "val/accuracy"),
-        "gap of loss, train - val": difference("train/loss", "val/loss"),
-        "gap of accuracy, train - val": difference("train/accuracy", "val/accuracy"),
-        "tested checkpoint": str(test.get("checkpoint", "-")),
-        "test images": f"{test['images']:,}" if test else "-",
-        "test loss": number(test, "loss"),
-        "test accuracy": number(test, "accuracy"),
-        "test calibration error": number(test, "calibration_error"),
-    }
+    numbers = {"epochs": f"{last['epoch']:.0f}", "seconds": f"{sum(row['seconds'] for row in run.rows):.1f}"}
+    if best:
+        numbers["best epoch (lowest val/loss)"] = f"{best['epoch']:.0f}"
+        numbers |= {f"{name}, best epoch": f"{best[name]:.4f}" for name in metrics_of([best]) if name[:4] == "val/"}
+    numbers |= {f"{name}, last epoch": f"{last[name]:.4f}" for name in metrics_of([last])}
+    for name in ("loss", "accuracy"):
+        if f"train/{name}" in last and f"val/{name}" in last:
+            numbers[f"{name}, train - val"] = f"{last[f'train/{name}'] - last[f'val/{name}']:+.4f}"
+    for name, value in run.test.items():
+        if name != "dataset":
+            numbers[TESTED.get(name, f"test/{name}")] = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return numbers
 
 
 def overfitting(rows: list[dict[str, float]]) -> str:
@@ -184,22 +142,17 @@ def overfitting(rows: list[dict[str, float]]) -> str:
 def _markdown(table: list[list[str]], sentences: dict[str, str]) -> str:
     lines = [f"| {' | '.join(map(_as_text, row))} |" for row in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
-    return "\n".join(
-        ["# Report", "", *lines, "", *(f"- **{_as_text(name)}**: {text}" for name, text in sentences.items()), ""]
-    )
+    sections = [f"- **{_as_text(name)}**: {text}" for name, text in sentences.items()]
+    return "\n".join(["# Report", "", *lines, "", *sections, ""])
 
 
 def _as_text(cell: str) -> str:
-    """A printable text such that Markdown shows it as it is, without links, HTML and other marks."""
+    """A text such that Markdown shows it as it is, without links, HTML and other marks."""
     marks = r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])"  # an underscore inside a word is none
     return re.sub(marks, r"\\\g<0>", html.escape(cell, quote=False))
 
 
-def _html(
-    runs: list[Run], table: list[list[str]], sentences: dict[str, str], pictures: dict[str, dict[str, str]]
-) -> str:
-    from importlib.resources import files
-
+def _html(runs: list[Run], table: list[list[str]], sentences: dict[str, str]) -> str:
     from jinja2 import Template
 
     curves = io.StringIO()
@@ -211,19 +164,6 @@ def _html(
     page: str = Template(source, autoescape=True).render(
         table=table,
         curves=svg[svg.index("<svg") :],  # without the XML header, which names a document type elsewhere
-        runs=[(run.name, sentences[run.name], pictures[run.name]) for run in runs],
+        runs=[(run.name, sentences[run.name], run.pictures) for run in runs],
     )
     return page
-
-
-def read_pictures(folder: Path, problems: list[RunError]) -> dict[str, str]:
-    """A run's pictures by their names, base64; why one is left out is added to the problems."""
-    pictures = {}
-    for name in PICTURES:
-        path = folder / f"{name}.png"
-        if os.path.lexists(path):
-            try:
-                pictures[name] = read_picture(path)
-            except Exception as error:  # whatever Pillow makes of a file that is no picture
-                problems.append(RunError(f"{path}: is no picture of the run and is left out: {error}"))
-    return pictures
