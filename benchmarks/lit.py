@@ -15,7 +15,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_mnist import Classifier, MNISTDataModule
-from lit_mnist.program import main as lit_mnist
+from lit_mnist.__main__ import main as lit_mnist
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -41,16 +41,10 @@ def main() -> None:
     os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        sys.argv = ["lit-mnist", "fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
-        sys.argv += [
-            "--skip",
-            "[history,samples,weights]",
-            "--trainer.callbacks+",
-            f"{__name__}.FitTimer",
-            *options.options,
-        ]
         sys.stdout.isatty = lambda: True  # type: ignore[method-assign]  # with the progress bar, as on a terminal
-        lit_mnist()
+        fit = ["fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
+        fit += ["--skip", "[history,samples,weights]", "--trainer.callbacks+", f"{__name__}.FitTimer"]
+        lit_mnist(args=[*fit, *options.options])
         model = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")
         trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
         (metrics,) = trainer.test(model, MNISTDataModule(), verbose=False)

@@ -14,14 +14,19 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist import __version__
-from lit_mnist.classifier import CheckpointError, Classifier
+from lit_mnist.classifier import CheckpointError
 from lit_mnist.cli import COMMANDS, Parser, run_command
 from lit_mnist.data import DataError, MNISTDataModule
 from lit_mnist.errors import fail
+from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.history import DivergedError
+from lit_mnist.trials.reproduce import reproduce
+from lit_mnist.use.demo import demo
+from lit_mnist.use.export import export
+from lit_mnist.use.predict import predict
 from lit_mnist.views.report import report
 
-TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (report,)}
+TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predict, export, demo, report, reproduce)}
 PARTS = {  # what may refuse its options, and how they begin
     L.LightningModule: "model",
     L.LightningDataModule: "data",
@@ -34,11 +39,11 @@ PARTS = {  # what may refuse its options, and how they begin
 USAGE = "usage: lit-mnist COMMAND [options]      lit-mnist COMMAND --help lists the options of one"
 
 
-def main(model: Any = Classifier, data: Any = MNISTDataModule, args: list[str] | None = None) -> None:
+def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[str] | None = None) -> None:
     """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1.
 
     Args:
-        model: The class that --model. configures, such as a subclass of Classifier.
+        model: The class that --model. configures, such as a subclass of FastClassifier.
         data: The class that --data. configures, such as a subclass of MNISTDataModule.
         args: The command and its options; None takes those of this process.
     """
@@ -102,7 +107,7 @@ def run_tool(tool: Callable[..., None], args: list[str]) -> None:
     if skip:
         parser.add_argument(name, nargs="+", type=str)
     parser.add_function_arguments(tool, as_group=False, skip=skip)
-    tool(**parser.parse_args(args).as_dict())
+    tool(**parser.instantiate(parser.parse_args(args)).as_dict())
 
 
 def set_up() -> None:

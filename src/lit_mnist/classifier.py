@@ -64,7 +64,9 @@ class Classifier(L.LightningModule):
         self.lr_scheduler_interval = lr_scheduler_interval
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
         self.weights = weights
-        self.save_hyperparameters({"network": describe(self.network), "num_classes": num_classes}, logger=False)
+        self.classes = [str(label) for label in range(num_classes)]  # names, which the data or a checkpoint may know
+        own = describe(self.network)  # plain data, which a checkpoint may hold
+        self.save_hyperparameters({"num_classes": num_classes, **({"network": own} if own else {})}, logger=False)
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         measured = MetricCollection(
             {"loss": CrossEntropy(), "accuracy": accuracy, **(metrics or {})}, compute_groups=False
@@ -88,8 +90,10 @@ class Classifier(L.LightningModule):
             CheckpointError: There is no such file, or it cannot be used.
         """
         saved = read_checkpoint(checkpoint_path)
-        classifier = cls(network or build(saved, checkpoint_path), num_classes=saved["num_classes"], **options)
+        options = {"num_classes": saved["hyper_parameters"]["num_classes"], **options}
+        classifier = cls(network or build(saved, checkpoint_path), **options)
         classifier.load_network(saved, checkpoint_path)
+        classifier.classes = saved.get("classes", classifier.classes)
         return classifier.eval()
 
     def load_network(self, saved: dict[str, Any], path: str | Path) -> None:
@@ -97,11 +101,19 @@ class Classifier(L.LightningModule):
         try:
             self.network.load_state_dict(saved["weights"])
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: its weights are not those of {self.hparams['network']}") from error
+            of = saved["hyper_parameters"].get("network", saved.get("network"))
+            raise CheckpointError(f"{path}: its weights are of {of}, not of the network that is given") from error
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.weights and not self.trainer.ckpt_path:  # not where a fit continues
+        self.classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
+
+    def on_fit_start(self) -> None:
+        if self.weights and not self.trainer.ckpt_path:  # which is given where a fit continues
             self.load_network(read_checkpoint(self.weights), self.weights)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kind = type(self.network)
+        checkpoint |= {"classes": self.classes, "network": f"{kind.__module__}.{kind.__qualname__}"}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
@@ -111,7 +123,8 @@ class Classifier(L.LightningModule):
         """The mean loss of a batch and its logits (B, num_classes), which the metrics of the stage have seen."""
         images, labels = batch
         logits = self(images)  # (B, 28, 28) -> (B, num_classes)
-        metrics.update(logits.detach(), labels)
+        if len(labels):  # a device may have no share of the last batch
+            metrics.update(logits.detach(), labels)
         return {"loss": self.loss(logits, labels), "logits": logits.detach()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -154,30 +167,35 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
 
-def describe(network: nn.Module) -> dict[str, Any]:
-    """The name and arguments of one of our networks, of any other the name alone: plain data for a checkpoint."""
+def describe(network: nn.Module) -> dict[str, Any] | None:
+    """The name and the arguments of one of our networks, as the command line writes them; None for any other."""
     kind = type(network)
     if kind is not getattr(networks, kind.__name__, None):
-        return {"name": f"{kind.__module__}.{kind.__qualname__}"}
+        return None
     arguments = {name: getattr(network, name) for name in inspect.signature(kind).parameters}
-    return {"name": kind.__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    return {"class_path": f"{networks.__name__}.{kind.__name__}", "init_args": plain}
 
 
 def build(saved: dict[str, Any], path: str | Path) -> nn.Module:
     """The network that a checkpoint describes, if it is one of ours."""
-    arguments = dict(saved["network"])
-    name = arguments.pop("name")
+    own = saved["hyper_parameters"].get("network", {})
+    name = own.get("class_path", "").removeprefix(f"{networks.__name__}.")
     if name not in networks.__all__:
-        raise CheckpointError(f"{path}: its network, {name}, is not one of lit_mnist.networks and has to be given")
-    return getattr(networks, name)(**arguments)  # type: ignore[no-any-return]
+        other = saved.get("network", "unknown")
+        raise CheckpointError(
+            f"{path}: its network, {other}, is not one of lit_mnist.networks; give it by --network {other}, or in Python by"
+            " network=..."
+        )
+    return getattr(networks, name)(**own["init_args"])  # type: ignore[no-any-return]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of the classifier, read as data: network, num_classes, weights (of the network)."""
+    """A checkpoint, read as data: what Lightning saves, and the ``weights`` of the network by their names."""
     try:
         saved = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
         weights = {name.removeprefix("network."): w for name, w in saved["state_dict"].items() if name[:8] == "network."}
-        return {**saved, "weights": weights, **saved["hyper_parameters"]}
+        return {**saved, "weights": weights, "hyper_parameters": {"num_classes": 10, **saved["hyper_parameters"]}}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as L
 import torch
 import yaml
+from jsonargparse import DefaultHelpFormatter
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,6 +25,7 @@ from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import fail
+from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
 from lit_mnist.views.dashboard import Dashboard, Part
@@ -38,11 +40,20 @@ DECISIVE = ("model.", "data.", "seed_everything")  # how options begin that a fi
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
+class ShortHelp(DefaultHelpFormatter):
+    """Leaves out the names of all classes that an option could take where they are hundreds."""
+
+    def add_argument(self, action: Any) -> None:
+        if len(getattr(action, "extra_help", str)()) > 1500:
+            action.extra_help = str
+        super().add_argument(action)
+
+
 class Parser(LightningArgumentParser):
     """Takes no abbreviations, and reports what it cannot parse in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=ShortHelp, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -62,7 +73,8 @@ def shortened(message: str) -> str:
         key, _, message = found[2].partition('":')
         option = f"{option}.{key}" if option and option != key else key
     lines = (message.partition("Errors:")[2] or message).strip().splitlines()
-    reason = next((line for line in lines if not line.endswith(":")), message).strip(" -")
+    texts = [line.strip(" -") for line in lines if not line.endswith(":")]
+    reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
     reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
     plain = "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
     return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason
@@ -77,7 +89,7 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit":
             self.run.mkdir(parents=True, exist_ok=True)
             with write_whole(self.run / "config.yaml") as part:
-                part.write_text(self.parser.dump(self.config, skip_none=False))
+                part.write_text(self.parser.dump(self.config, skip_unset=False))
 
 
 class CLI(LightningCLI):
@@ -122,7 +134,13 @@ class CLI(LightningCLI):
         command = args[0] if args else ""
         if command in COMMANDS and not {"-h", "--help"}.intersection(args) and (known.ckpt_path or command != "fit"):
             logs = Path(known.root).expanduser() / LOGS
-            self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
+            try:
+                self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
+            except CheckpointError:
+                if known.ckpt_path:
+                    raise
+                self.checkpoint = find_checkpoint("last", logs)
+                print("the newest run has no best.ckpt, since nothing was validated; its last.ckpt is taken")
             args = [command, "--config", self._options_of(self.checkpoint, command), *args[1:]]
         self.config = parser.parse_args(args)
         self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
@@ -136,16 +154,18 @@ class CLI(LightningCLI):
             if run is None:
                 raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
             return str(run / "config.yaml")
-        options = {"data": saved.get("datamodule_hyper_parameters", {})}
-        network = {name: value for name, value in saved["network"].items() if name != "num_classes"}
-        if (name := network.pop("name")) in networks.__all__:  # the parser imports what it is given
-            options["model"] = {"network": {"class_path": f"lit_mnist.networks.{name}", "init_args": network}}
+        options: dict[str, Any] = {"data": saved.get("datamodule_hyper_parameters", {})}
+        if own := saved["hyper_parameters"].get("network"):
+            name = own["class_path"].removeprefix(f"{networks.__name__}.")
+            if name in networks.__all__:  # the parser imports what it is given
+                arguments = {name: value for name, value in own["init_args"].items() if name != "num_classes"}
+                options["model"] = {"network": {**own, "init_args": arguments}}
         return json.dumps(options)
 
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Fail for options that contradict those of the fit that continues."""
         before, now = (
-            dict(flat(yaml.safe_load(parser.dump(config, skip_none=False))["fit"]))
+            dict(flat(yaml.safe_load(parser.dump(config, skip_unset=False))["fit"]))
             for config in (parser.parse_args(args), self.config)
         )
         for name in before | now:
@@ -183,7 +203,11 @@ class CLI(LightningCLI):
             else:
                 kwargs["enable_checkpointing"] = False
                 callbacks = [Evaluation(self.run, str(self.checkpoint), skip)]
-        return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
+        except Exception:
+            self._forget_unbegun_run()
+            raise
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
@@ -208,13 +232,29 @@ class CLI(LightningCLI):
         except SystemExit:
             number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
             if number and self.trainer.is_global_zero:
-                how = f"continue with: python -m lit_mnist fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
+                how = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
                 print(f"\nstopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; {how or 'no epoch was finished'}", file=sys.stderr)
             sys.exit(128 + number if number else None)
         finally:
             self._forget_unbegun_run()
         if self.run and self.trainer.is_global_zero:
-            print(f"\nrun folder  {relative(self.run)}")
+            self._print_run()
+            best = self.run / "checkpoints" / "best.ckpt"
+            if (checkpoint := best if best.is_file() else last) and checkpoint.is_file():
+                print(f"test with   {program()} test {self._options_to_read(checkpoint)}")
+
+    def _options_to_read(self, checkpoint: Path) -> str:
+        """The options that test this run with a checkpoint, which may not know its network."""
+        own = "network" not in self.model.hparams
+        config = f" --config {quoted(checkpoint.parent.parent / 'config.yaml')}" if own else ""
+        return f"--ckpt_path {quoted(checkpoint)}{config}"
+
+    def _print_run(self) -> None:
+        """Say where the files of a run are and how to see its curves."""
+        assert self.run
+        print(f"\nrun folder  {relative(self.run)}")
+        if any(self.run.glob("events.out.tfevents.*")):
+            print(f"curves      tensorboard --logdir {quoted(self.run.parent)}")
 
     def _forget_unbegun_run(self) -> None:
         """Remove a new run folder in which nothing was finished."""
@@ -233,17 +273,22 @@ class CLI(LightningCLI):
         finally:
             self._forget_unbegun_run()
         if self.run and self.trainer.is_global_zero:
-            print(f"\nrun folder  {relative(self.run)}")
+            self._print_run()
 
     def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
         assert self.checkpoint
-        model.load_network(read_checkpoint(self.checkpoint), self.checkpoint)
+        saved = read_checkpoint(self.checkpoint)
+        given = self.config[str(self.subcommand)].model.network.class_path
+        if "network" not in saved["hyper_parameters"] and saved.get("network") != given:
+            name = saved.get("network")
+            raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
+        model.load_network(saved, self.checkpoint)
         if self.trainer.is_global_zero:
             print(f"checkpoint  {relative(self.checkpoint)}")
         evaluate(model, datamodule, verbose=True)
 
 
-def run_command(args: list[str], model: Any = Classifier, data: Any = MNISTDataModule, callbacks: Any = ()) -> CLI:
+def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule, callbacks: Any = ()) -> CLI:
     """Run fit, validate or test.
 
     Args:
@@ -256,12 +301,21 @@ def run_command(args: list[str], model: Any = Classifier, data: Any = MNISTDataM
         model,
         data,
         parser_class=Parser,
+        parser_kwargs={"prog": "lit-mnist"}
+        | {name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()},
         save_config_callback=SaveRunConfig,
         trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0, "callbacks": list(callbacks)},
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
         args=args,
     )
+
+
+def program() -> str:
+    """How this program was called."""
+    name = Path(sys.argv[0]).name
+    return "python -m lit_mnist" if name in ("__main__.py", "lit-mnist") else f"python {shlex.quote(sys.argv[0])}"
 
 
 def quoted(path: Any) -> str:

@@ -60,6 +60,9 @@ class RunCheckpoint(ModelCheckpoint):
             str(run / "checkpoints"), name, monitor, save_on_train_epoch_end=True, enable_version_counter=False
         )
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Nothing: it saves at the end of an epoch only."""
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if state := checkpoint["callbacks"].get(self.state_key):
             state["dirpath"] = self.dirpath  # of a run that was moved

@@ -1,127 +1,155 @@
-"""The study: every recipe of the tutorial, fitted and tested over several seeds."""
+"""The same fit and test over several seeds: how results spread."""
 
-from collections.abc import Callable
+import contextlib
+import csv
+import io
+import json
+import platform
+import shutil
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import lightning.pytorch as L
-import yaml
-from lightning.pytorch.callbacks import Callback
+import numpy as np
 
-from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import fail, printable
-from lit_mnist.fast import FastClassifier
-from lit_mnist.networks import MLP
-from lit_mnist.runs.checkpoints import RunCheckpoint, WholeCheckpointIO
-from lit_mnist.runs.divergence import StopOnDivergence
-from lit_mnist.runs.history import History
-from lit_mnist.runs.profiler import NoProfiler
-from lit_mnist.runs.resume import ExactResume
-from lit_mnist.trials import study
-from lit_mnist.views.evaluation import Evaluation, TestPart
+from lit_mnist.atomic import write_whole
+from lit_mnist.cli import run_command
+from lit_mnist.errors import fail
+from lit_mnist.runs.folder import LOGS, read_metrics
+from lit_mnist.runs.history import metrics_of
+from lit_mnist.views import figures
+from lit_mnist.views.dashboard import Part
 
-RECIPES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {  # epochs, options of MLP and model, as in configs/
-    "mlp": (10, {}, {}),
-    "mlp_dropout": (10, {"dropout": [0.4, 0.3]}, {}),
-    "mlp_dropout_30": (30, {"dropout": [0.4, 0.3]}, {}),
-    "mlp_weight_decay": (10, {}, {"weight_decay": 1e-4}),
-}
-STEPS_PER_EXECUTION = 25  # the fast path gives the same weights bit for bit
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of the last one those of the test, too
 
 
-def reproduce(seeds: int = 5, runs: str = ",".join(RECIPES), output: str = "reproduction") -> None:
-    """Fit and test the tutorial's recipes over several seeds, and report how the published figures compare.
+def reproduce(configs: list[str], seeds: int = 5, output: str = "reproduction") -> None:
+    """Fit and test configs over several seeds, and say how their results spread.
 
     A call that was stopped continues where it was; seeds that are finished are not repeated.
 
     Args:
+        configs: YAML files of fits, such as configs/mlp.yaml.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
-        runs: Recipes, with commas between them.
-        output: Folder for the report, README.md, its figures and the run folder of every seed.
+        output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
     """
-    names = runs.split(",")
-    if seeds < 2:
-        fail(f"--seeds: {seeds} is not at least 2")
-    for name in names:
-        if name not in RECIPES:
-            fail(f"--runs: {name} is not one of {', '.join(RECIPES)}")
-    folder = Path(output)
-    data = MNISTDataModule()
-    data.setup()  # before anything is written
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs,"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("left")) as progress:
-        task = progress.add_task("", total=seeds * sum(RECIPES[name][0] for name in names))
+    files = {Path(config).stem: Path(config).expanduser() for config in configs}
+    if seeds < 2:
+        fail(f"--seeds: {seeds} is not at least 2")
+    for file in files.values():
+        if not file.is_file():
+            fail(f"{file}: there is no such config")
+    folder = Path(output).expanduser()
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("fits"))
+    with Progress(*columns, TimeRemainingColumn(), redirect_stdout=False) as progress:
+        task = progress.add_task("", total=seeds * len(files))
         for seed in range(seeds):
-            for name in names:
-                epochs, network, options = RECIPES[name]
-                run = folder / "runs" / name / f"seed_{seed}"
+            for name, file in files.items():
                 progress.update(task, description=f"{name}, seed {seed}")
-                if (run / "test.json").is_file():
-                    progress.advance(task, epochs)
-                else:
-                    fit_and_test(run, network, options, data, epochs, seed, lambda: progress.advance(task))
-    study.write(folder, names, seeds, f"python -m lit_mnist reproduce --seeds {seeds} --runs {runs}")
-    print(printable(f"the report is {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}"))
+                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", file, seed)
+                rows += [{"config": name, "seed": seed, **row} for row in read_run(run)]
+                progress.advance(task)
+    write(folder, rows, f"python -m lit_mnist reproduce {' '.join(configs)} --seeds {seeds}")
+    print(f"the results are in {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}")
 
 
-class EachEpoch(Callback):
-    """Calls a function after every epoch, and once for each of those that a resumed fit finished before."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for _ in range(trainer.current_epoch):
-            self.call()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.call()
-
-
-def fit_and_test(
-    run: Path,
-    network: dict[str, Any],
-    options: dict[str, Any],
-    data: MNISTDataModule,
-    epochs: int,
-    seed: int,
-    each_epoch: Callable[[], None],
-) -> None:
-    """Fit and test with one seed as `fit` and `test --ckpt_path last` do, or continue where that was stopped.
+def fit_and_test(root: Path, config: Path, seed: int) -> Path:
+    """Fit and test with one seed, as `fit` and `test --ckpt_path last` do, or continue where that was stopped.
 
     Args:
-        run: The run folder: config.yaml, metrics.csv, last.ckpt and, at the end, test.json and per_class.csv.
-        network: Options of MLP.
-        options: Of the model.
-        data: The images.
-        epochs: Number of epochs.
+        root: Where the folder of runs goes.
+        config: The YAML file of the fit.
         seed: Of everything.
-        each_epoch: Called after every epoch.
+
+    Returns:
+        The run folder.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    L.seed_everything(seed, verbose=False)
-    model = FastClassifier(network=MLP(**network), **options, steps_per_execution=STEPS_PER_EXECUTION)
-    config = {
-        "seed_everything": seed,
-        "model": {name: list(value) if isinstance(value, tuple) else value for name, value in model.hparams.items()},
-        "data": dict(data.hparams),
-        "trainer": {"max_epochs": epochs},
-    }
-    quiet: dict[str, Any] = {
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "profiler": NoProfiler(),
-        "plugins": [WholeCheckpointIO()],
-    }
-    history = History(run, yaml.safe_dump(config, sort_keys=False), show=False)
-    kept = [history, StopOnDivergence(), ExactResume(history), RunCheckpoint(run, "last"), EachEpoch(each_epoch)]
+    run = root / LOGS / "version_0"
     last = run / "checkpoints" / "last.ckpt"
-    trainer = L.Trainer(max_epochs=epochs, callbacks=kept, **quiet)
-    trainer.fit(model, data, ckpt_path=last if last.is_file() else None)
-    evaluation = Evaluation(run, last.name, skip=get_args(TestPart))
-    L.Trainer(callbacks=[evaluation], enable_checkpointing=False, **quiet).test(model, data, verbose=False)
+    if (run / "test.json").is_file():
+        return run
+    quiet = ["--trainer.default_root_dir", str(root), "--trainer.logger", "false", "--skip", json.dumps(get_args(Part))]
+    quiet += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    fit = ["--ckpt_path", str(last)]
+    if not last.is_file():
+        shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to continue from
+        fit = ["--config", str(config), "--seed_everything", str(seed)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_command(["fit", *fit, *quiet])
+        run_command(["test", "--ckpt_path", str(last), *quiet])
+    return run
+
+
+def read_run(run: Path) -> list[Row]:
+    """The epochs of a run; the last one has the metrics of the test, too."""
+    rows: list[Row] = list(read_metrics(run))
+    test = json.loads((run / "test.json").read_text())
+    rows[-1] |= {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
+    return rows
+
+
+def write(folder: Path, rows: list[Row], command: str) -> None:
+    """Write README.md, results.csv, curves.png and curves.svg of the rows of all runs."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with write_whole(folder / "results.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    figure = bands(rows)
+    for suffix in ("png", "svg"):
+        figures.save(figure, folder / f"curves.{suffix}")
+    with write_whole(folder / "README.md") as part:
+        part.write_text("\n".join(_lines(rows, command)) + "\n")
+
+
+def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """A metric of a config: (seeds, epochs) float64, NaN where it was not measured."""
+    seeds: dict[int, list[float]] = {}
+    for row in rows:
+        if row["config"] == config:
+            seeds.setdefault(row["seed"], []).append(float(row.get(metric, "nan")))
+    return np.array([seeds[seed] for seed in sorted(seeds)])
+
+
+def _lines(rows: list[Row], command: str) -> list[str]:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
+    configs = list(dict.fromkeys(row["config"] for row in rows))
+    metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
+    metrics.sort(key=lambda name: not name.startswith("test/"))
+    table = [["config", "n", *metrics]]
+    for config in configs:
+        samples = [curves_of(rows, config, metric)[:, -1] for metric in metrics]
+        table.append([f"`{config}`", str(len(samples[0])), *(f"{s.mean():.4f} ± {s.std(ddof=1):.4f}" for s in samples)])
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    lines.insert(1, "|---" * len(table[0]) + "|")
+    head = ["# Results over seeds", "", f"`{command}`", ""]
+    about = f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation over seeds."
+    return [*head, about, "", *lines, "", "![Curves of every config](curves.png)", ""]
+
+
+def bands(rows: list[Row]) -> "Figure":
+    """A column per config, loss above accuracy: mean and standard deviation over seeds."""
+    configs = list(dict.fromkeys(row["config"] for row in rows))
+    figure, grid = figures.new_figure(
+        1 + 2.6 * len(configs), 5.6, rows=2, columns=len(configs), squeeze=False, sharex="col", sharey="row"
+    )
+    for column, config in zip(grid.T, configs, strict=True):
+        column[0].set_title(config, fontsize="medium")
+        for axes, metric in zip(column, figures.METRICS, strict=True):
+            for stage, color in (("train", figures.TRAIN), ("val", figures.VAL)):
+                curves = curves_of(rows, config, f"{stage}/{metric}")  # (seeds, epochs)
+                epochs, mean, sd = range(1, curves.shape[1] + 1), curves.mean(0), curves.std(0, ddof=1)
+                axes.plot(epochs, mean, color=color, label=stage)
+                axes.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.3, linewidth=0)
+            figures.plain_axes(axes)
+        figures.epochs_below(column[1])
+    grid[0, 0].set_ylabel("loss")
+    grid[1, 0].set_ylabel("accuracy")
+    grid[0, 0].legend(frameon=False)
+    return figure

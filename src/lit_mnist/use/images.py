@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.use.image_files import ImageError, reduced
+from lit_mnist.use.image_files import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,6 @@ def grey(image: "Image.Image") -> Pixels:
 
     Of a coloured image it is the brightness or, where the drawing stands out more in it, one of red, green and blue.
     """
-    image = reduced(image)
     if image.mode == "F":
         return _scaled(np.asarray(image))
     if image.mode == "RGBA":

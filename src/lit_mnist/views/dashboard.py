@@ -35,19 +35,15 @@ class Dashboard(Callback):
     def __init__(self, run: str | Path, skip: Collection[Part] = ()) -> None:
         self.run = Path(run).expanduser()
         self.skip = frozenset(skip)
-        self._images = 0  # trained on in this epoch, by this process
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in writers(trainer) if "graph" not in self.skip else []:
             example = torch.zeros(1, 28, 28, device=pl_module.device)
             writer.add_graph(pl_module.network, example, verbose=False)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._images += len(batch[1])
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         row = read_metrics(self.run)[-1] if writers(trainer) else {}
-        images, self._images = self._images * trainer.world_size, 0
+        images = pl_module.train_metrics["train/loss"].count.item()  # of all devices, since it was computed
         for writer in writers(trainer):
             if "throughput" not in self.skip:
                 step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
@@ -68,7 +64,7 @@ class Dashboard(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if "samples" not in self.skip and hasattr(data, "splits"):
             images, labels = data.splits["train"]
-            leave_figure(trainer, figures.samples(images[:36], labels[:36], data.classes), self.run / "samples.png")
+            leave_figure(trainer, figures.samples(images[:36], labels[:36], pl_module.classes), self.run / "samples.png")
         first = next(pl_module.network.parameters())
         if "weights" not in self.skip and first.shape[1:] == (28 * 28,):  # a unit for whole images
             leave_figure(trainer, figures.weights(first), self.run / "weights.png")

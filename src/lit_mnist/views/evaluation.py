@@ -62,9 +62,8 @@ class Evaluation(Callback):
             return
         self.run.mkdir(parents=True, exist_ok=True)
         data: Any = getattr(trainer, "datamodule", None)
-        count = probabilities.shape[1]
-        classes: list[str] = getattr(data, "classes", None) or [str(label) for label in range(count)]
-        error = classification.multiclass_calibration_error(probabilities, labels, count, n_bins=15).item()
+        classes: list[str] = pl_module.classes
+        error = classification.multiclass_calibration_error(probabilities, labels, len(classes), n_bins=15).item()
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         scores = {name.removeprefix("test/"): value for name, value in metrics.items()}
         tested = {"checkpoint": self.checkpoint, "dataset": getattr(data, "dataset", type(data).__name__)}

@@ -3,43 +3,41 @@
 import errno
 import socket
 import sys
-from pathlib import Path
 
-from lit_mnist.checkpoint import read_checkpoint
-from lit_mnist.classifier import Classifier
-from lit_mnist.errors import fail, printable
-from lit_mnist.runs.folder import LOGS, find_checkpoint
+from torch import nn
+
+from lit_mnist.classifier import Classifier, read_checkpoint
+from lit_mnist.errors import fail
+from lit_mnist.runs.folder import find_checkpoint
 
 
-def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve a page where you draw a digit, or drop an image, and see the model's answer; Ctrl-C ends it.
-
-    Only what is addressed to this machine is answered: by an address, as localhost, or by the name that --host gives.
+def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, network: nn.Module | None = None) -> None:
+    """Serve a page where you draw a digit, or drop any image, and see the model's answer; Ctrl-C ends it.
 
     Args:
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
         host: Address to listen on. The default is for this machine alone; 0.0.0.0 is for all who can reach it.
         port: Port to listen on; 0 takes a free one.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, or it cannot be used.
+        network: The network of the checkpoint, where it is one of your own, by its import path.
     """
     try:
-        from lit_mnist.use.demo.app import OwnOrigin, application, is_loopback
-        from lit_mnist.use.demo.server import serve
+        import uvicorn
+
+        from lit_mnist.use.demo.app import application
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
-    checkpoint = find_checkpoint(ckpt_path, Path(LOGS))
-    data = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
-    classifier = Classifier.load_from_checkpoint(checkpoint)
-    app = application(classifier, printable(checkpoint), printable(f"trained on {data['dataset']}"))
+    checkpoint = find_checkpoint(ckpt_path)
+    images = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("dataset", "images of your own")
+    classifier = Classifier.load_from_checkpoint(checkpoint, network=network)
     listener = listen(host, port)
-    if not is_loopback(host):
-        shown = printable(host)
-        print(f"lit-mnist: warning: --host {shown}: all who can reach this machine can use the page", file=sys.stderr)
     name = f"[{host}]" if ":" in host else host
-    print(f"http://{printable(name)}:{listener.getsockname()[1]}", flush=True)
-    serve(OwnOrigin(app, host), listener)
+    local = host in ("127.0.0.1", "::1", "localhost")
+    app = application(classifier, str(checkpoint), f"trained on {images}", [name, "localhost"] if local else ["*"])
+    if not local:
+        print(f"lit-mnist: warning: --host {host}: all who can reach this machine can use the page", file=sys.stderr)
+    print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(app, log_level="error", limit_concurrency=32, timeout_keep_alive=15, lifespan="off")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,10 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OverflowError:
         fail(f"--port: {port} is not in 0..65535")
-    except (OSError, TypeError, UnicodeError) as error:  # the latter two of a name that no network could have
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
-            fail(f"--port: {port} is in use; give another one, or 0 for any that is free")
-        if number == errno.EACCES:
-            fail(f"--port: {port} needs more rights; give one above 1023")
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            fail(f"--port: {port} is in use or needs more rights; give another one, or 0 for any that is free")
         fail(f"--host: {host} is no address of this machine")

@@ -7,6 +7,7 @@ const SCALE = 1 / 3; // of the drawing that is sent: less to work on, and still 
 const find = (id) => document.getElementById(id);
 const pad = find("pad");
 const paper = pad.getContext("2d");
+const classes = JSON.parse(find("bars").dataset.classes);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 let strokes = []; // each a list of points [x, y] on the pad
@@ -116,25 +117,25 @@ function show({ error, probabilities, seen }) {
   find("problem").hidden = true;
   const [first, second] = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   find("reading").dataset.state = "read";
-  find("digit").textContent = first;
+  find("answer").textContent = classes[first];
   find("sure").textContent = percent(probabilities[first]);
-  find("second").textContent = `runner-up ${second}, ${percent(probabilities[second])}`;
-  [...find("bars").children].forEach((row, digit) => {
-    row.className = digit === first ? "first" : digit === second ? "second" : "";
-    row.querySelector(".bar").style.setProperty("--share", probabilities[digit]);
-    row.querySelector(".percent").textContent = percent(probabilities[digit]);
+  find("second").textContent = `runner-up ${classes[second]}, ${percent(probabilities[second])}`;
+  [...find("bars").children].forEach((row, i) => {
+    row.className = i === first ? "first" : i === second ? "second" : "";
+    row.querySelector(".bar").style.setProperty("--share", probabilities[i]);
+    row.querySelector(".percent").textContent = percent(probabilities[i]);
   });
   const image = new ImageData(28, 28);
   seen.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
   find("seen").getContext("2d").putImageData(image, 0, 0);
-  say(`${first}, ${percent(probabilities[first])}; runner-up ${second}, ${percent(probabilities[second])}`);
+  say(`${classes[first]}, ${percent(probabilities[first])}; runner-up ${classes[second]}, ${percent(probabilities[second])}`);
 }
 
 function showNothing() {
   find("problem").hidden = true;
   find("reading").dataset.state = "empty";
-  find("digit").textContent = "?";
-  find("sure").textContent = "No digit yet";
+  find("answer").textContent = "?";
+  find("sure").textContent = "Nothing drawn yet";
   find("second").textContent = "";
   for (const row of find("bars").children) {
     row.className = "";
@@ -224,10 +225,13 @@ addEventListener("drop", (event) => {
 });
 dark.addEventListener("change", paint);
 
-for (let digit = 0; digit < 10; digit++) {
+for (const each of classes) {
   const row = document.createElement("li");
-  const track = '<span class="track"><span class="bar"></span></span>';
-  row.innerHTML = `<span>${digit}</span>${track}<span class="percent"></span>`;
+  row.innerHTML = '<span></span><span class="track"><span class="bar"></span></span><span class="percent"></span>';
+  row.firstChild.textContent = each; // as text, whatever a class is called
   find("bars").append(row);
 }
+const longest = Math.max(...classes.map((each) => each.length));
+find("reading").classList.toggle("words", longest > 2); // which take more room than digits
+find("bars").style.setProperty("--name", `${Math.max(1, 0.6 * Math.min(longest, 12))}rem`);
 clear();

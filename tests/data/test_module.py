@@ -1,0 +1,198 @@
+"""The data: splits, rescaling, downloads, and one line where they cannot be had."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from conftest import Cli, write_idx
+from torch import Tensor, nn
+
+from lit_mnist import MLP, Classifier, MNISTDataModule
+from lit_mnist.data import DataError, class_names, rescale
+from lit_mnist.data import module as data_module
+
+Quiet = Callable[..., L.Trainer]
+
+
+@pytest.fixture
+def archives(mnist_dir: Path, tmp_path: Path) -> Path:
+    """A data folder with MNIST's archives alone."""
+    folder = tmp_path / "archives"
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for archive in (mnist_dir / "MNIST" / "raw").glob("*.gz"):
+        shutil.copy(archive, folder / "MNIST" / "raw")
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address of a network can be found."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror("Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_mnist_is_split_into_48000_12000_and_10000_in_file_order(mnist: MNISTDataModule) -> None:
+    sizes = {name: (images.shape, labels.shape) for name, (images, labels) in mnist.splits.items()}
+    assert sizes == {
+        "train": ((48_000, 28, 28), (48_000,)),
+        "val": ((12_000, 28, 28), (12_000,)),
+        "test": ((10_000, 28, 28), (10_000,)),
+    }
+    whole, labels = mnist.load("train")
+    assert torch.equal(torch.cat([mnist.splits["train"][0], mnist.splits["val"][0]]), whole)
+    assert torch.equal(torch.cat([mnist.splits["train"][1], mnist.splits["val"][1]]), labels)
+    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+def test_pixels_are_rescaled_to_0_to_1_and_nothing_else() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    torch.testing.assert_close(rescale(pixels), torch.arange(256.0).view(1, 16, 16) / 255)
+    assert rescale(pixels, torch.float64).dtype == torch.float64
+
+
+def test_the_digits_are_those_of_scikit_learn(digits: MNISTDataModule) -> None:
+    assert [len(digits.splits[name][1]) for name in ("train", "val", "test")] == [1151, 287, 359]
+    images, labels = digits.splits["train"]
+    assert (images.dtype, images.max().item(), labels[:10].tolist()) == (torch.uint8, 255, list(range(10)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "first"),
+    [("mnist", "0"), ("qmnist", "0"), ("digits", "0"), ("fashion_mnist", "T-shirt/top"), ("kmnist", "o")],
+)
+def test_the_names_of_the_classes_come_from_the_data_set(dataset: str, first: str) -> None:
+    assert class_names(dataset)[0] == first
+    assert MNISTDataModule(dataset).num_classes == 10
+
+
+@pytest.mark.parametrize("argument", ["val_size", "batch_size", "eval_batch_size"])
+def test_a_size_below_1_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: 0 is not at least 1$"):
+        MNISTDataModule(**{argument: 0})
+
+
+def test_a_val_size_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^val_size: 1438 is not in 1..1437$"):
+        MNISTDataModule("digits", val_size=1438).setup()
+
+
+def test_home_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert MNISTDataModule(data_dir="~/here").data_dir == tmp_path / "here"
+    monkeypatch.setenv("LIT_MNIST_DATA_DIR", "~/there")
+    assert MNISTDataModule().data_dir == tmp_path / "there"
+
+
+def test_archives_are_unpacked_once(archives: Path) -> None:
+    data = MNISTDataModule(data_dir=str(archives))
+    data.prepare_data()
+    data.setup("test")
+    assert len(data.splits["test"][1]) == 10_000
+    written = (archives / "MNIST/raw/train-images-idx3-ubyte").stat().st_mtime_ns
+    MNISTDataModule(data_dir=str(archives)).prepare_data()
+    assert (archives / "MNIST/raw/train-images-idx3-ubyte").stat().st_mtime_ns == written
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_a_network_a_line_says_what_can_be_done(cli: Cli, tmp_path: Path) -> None:
+    done = cli("fit", "--data.data_dir", tmp_path / "empty")
+    done.refused(str(tmp_path / "empty"), "LIT_MNIST_DATA_DIR", "--data.dataset digits")
+    assert list((tmp_path / "empty/MNIST/raw").glob("*ubyte*")) == []
+    assert not (tmp_path / "lightning_logs").exists() or not list((tmp_path / "lightning_logs").iterdir())
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_archive_that_is_damaged_is_not_used(archives: Path) -> None:
+    file = archives / "MNIST/raw/t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="no t10k-images-idx3-ubyte"):
+        MNISTDataModule(data_dir=str(archives)).prepare_data()
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_folder_that_cannot_be_written_and_has_only_archives_says_so(
+    archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (archives / "MNIST/raw").chmod(0o555)
+    if os.access(archives / "MNIST/raw", os.W_OK):  # as root
+        monkeypatch.setattr(data_module, "FileLock", refuse)
+    with pytest.raises(DataError, match=r"no train-images.*Permission denied.*LIT_MNIST_DATA_DIR"):
+        MNISTDataModule(data_dir=str(archives)).prepare_data()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
+def test_a_damaged_file_is_never_trained_on(damage: str, archives: Path) -> None:
+    data = MNISTDataModule(data_dir=str(archives))
+    data.prepare_data()
+    file = archives / "MNIST/raw/train-labels-idx1-ubyte"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes({"flipped": bytes(content), "truncated": bytes(content[:9000]), "empty": b""}[damage])
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte is damaged; delete it"):
+        data.setup("fit")
+    data.setup("test")
+
+
+def test_a_truncated_file_of_another_data_set_is_named(fashion_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fashion_dir, tmp_path / "cut"))
+    file = folder / "FashionMNIST/raw/train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"FashionMNIST/raw: .*damaged"):
+        MNISTDataModule("fashion_mnist", str(folder)).setup("fit")
+
+
+def test_qmnist_takes_the_class_from_its_rows(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST/raw"
+    for kind, count in (("train", 6), ("test", 3)):
+        write_idx(raw / f"qmnist-{kind}-images-idx3-ubyte", np.zeros((count, 28, 28)))
+        rows = np.arange(count * 8, dtype=">i4").reshape(count, 8)
+        (raw / f"qmnist-{kind}-labels-idx2-int").write_bytes(
+            b"\0\0\x0c\x02" + count.to_bytes(4, "big") + (8).to_bytes(4, "big") + rows.tobytes()
+        )
+    data = MNISTDataModule("qmnist", str(tmp_path))
+    data.prepare_data()
+    data.setup()
+    assert data.splits["test"][1].tolist() == [0, 8, 16]
+    assert data.splits["test"][1].dtype == torch.int64
+
+
+class Darker(nn.Module):
+    """An augmentation that can be recognised."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 0.5
+
+
+def test_only_images_that_train_are_augmented(digits: MNISTDataModule, quiet: Quiet) -> None:
+    brightest: dict[str, set[float]] = {"train": set(), "val": set()}
+
+    class Seen(Classifier):
+        def _step(self, batch: tuple[Tensor, Tensor], metrics: object) -> dict[str, Tensor]:
+            brightest["train" if self.training else "val"].add(batch[0].max().item())
+            return super()._step(batch, metrics)
+
+    digits.augment = Darker()
+    quiet(max_epochs=1, limit_train_batches=2).fit(Seen(MLP([4])), digits)
+    assert brightest == {"train": {0.5}, "val": {1.0}}
+
+
+def test_devices_that_do_not_share_a_batch_evenly_are_refused(digits: MNISTDataModule) -> None:
+    class Three:
+        world_size, global_rank, overfit_batches = 3, 0, 0
+
+    digits.trainer = Three()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="^batch_size: 32 does not divide evenly among 3 devices$"):
+        digits.train_dataloader()
