@@ -1,13 +1,16 @@
 """Figures show what they are given; the numbers are read back from what was drawn."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from lit_mnist.views import figures
 
@@ -16,6 +19,9 @@ ROWS = [
     {"epoch": 2.0, "train/loss": 0.3, "train/accuracy": 0.90, "val/loss": 0.2, "val/accuracy": 0.92},
     {"epoch": 3.0, "train/loss": 0.1, "train/accuracy": 0.97, "val/loss": 0.3, "val/accuracy": 0.93},
 ]
+
+
+DIGITS = tuple("0123456789")
 
 
 def texts(figure: Figure) -> list[str]:
@@ -56,7 +62,7 @@ def test_an_overlay_has_a_colour_per_run_and_both_stages(count: int) -> None:
 
 def test_samples_show_the_images_dark_on_light_with_their_labels() -> None:
     images = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(4, 28, 28)
-    figure = figures.samples(images, torch.tensor([5, 0, 4, 1]))
+    figure = figures.samples(images, torch.tensor([5, 0, 4, 1]), DIGITS)
     assert texts(figure) == ["5", "0", "4", "1"]
     drawn = figure.axes[0].images[0]
     assert drawn.get_cmap().name == "gray_r"
@@ -77,21 +83,82 @@ def test_the_weights_stand_in_a_square_of_images(units: int, side: int) -> None:
 def test_the_confusion_matrix_has_counts_and_shares_of_the_rows() -> None:
     matrix = torch.zeros(10, 10, dtype=torch.int64)
     matrix[3, 3], matrix[3, 5], matrix[9, 4] = 1500, 500, 7
-    figure = figures.confusion(matrix)
+    figure = figures.confusion(matrix, DIGITS)
     assert texts(figure) == ["1,500", "75.0%", "500", "25.0%", "7", "100.0%", "1,500 of 2,007 right"]
     field = next(text for text in figure.axes[0].texts if text.get_text() == "500")
     assert field.get_position()[0] == 5  # the answer is the column
 
 
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+NAMES = {
+    "five": ["square", "$x_1$", "<b>star</b>", "two words, a comma", "_"],
+    "digits": list(DIGITS),
+    "fashion": FASHION,
+    "twenty": [f"species {i}" for i in range(20)],
+    "forty-seven": list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),
+    "long": [f"a class of a long name, {i}" for i in range(47)],
+}
+
+
+def covered(figure: Figure, found: list[Text]) -> list[str]:
+    """Texts that lie over each other, run into each other or reach out of the figure."""
+    FigureCanvasAgg(figure).draw()
+    boxes = [(one.get_text(), one.get_window_extent()) for one in found if one.get_text()]
+    outside = [text for text, box in boxes if not (figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1))]
+    outside += [text for text, box in boxes if not (figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1))]
+    pairs = [(a, b) for i, (_, a) in enumerate(boxes) for _, b in boxes[i + 1 :] if a.padded(3, 0).overlaps(b)]
+    return outside + [f"{a} over {b}" for a, b in pairs]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_no_text_of_the_confusion_matrix_lies_over_another(kind: str) -> None:
+    classes = NAMES[kind]
+    figure = figures.confusion(torch.full((len(classes), len(classes)), 1234), classes)
+    (axes,) = figure.axes
+    assert covered(figure, [*axes.texts, *axes.get_yticklabels(), axes.title, axes.xaxis.label, axes.yaxis.label]) == []
+    below = axes.get_xticklabels()
+    distance = below[1].get_window_extent().x1 - below[0].get_window_extent().x1
+    if below[0].get_rotation():
+        assert [one for one in below if figure.bbox.y0 > one.get_window_extent().y0] == []
+        for one in below:
+            one.set_rotation(0)
+        assert distance / math.sqrt(2) > max(one.get_window_extent().height for one in below)
+    else:
+        assert covered(figure, below) == []
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_no_title_of_an_image_lies_over_another(kind: str) -> None:
+    classes, images = NAMES[kind], torch.zeros(36, 28, 28, dtype=torch.uint8)
+    labels = torch.arange(36) * len(classes) // 36  # in a row
+    for figure in (
+        figures.samples(images, labels, classes),
+        figures.mistakes(images, labels, labels.flip(0), torch.ones(36), classes),
+    ):
+        assert covered(figure, list(figure.axes[0].texts)) == []
+
+
+def test_names_that_begin_alike_or_look_like_formulas_are_told_apart() -> None:
+    for kind, classes in NAMES.items():
+        figure = figures.confusion(torch.eye(len(classes), dtype=torch.int64), classes)
+        labels = [one.get_text() for one in figure.axes[0].get_yticklabels()]
+        assert len(set(labels)) == len(classes), kind
+        assert max(map(len, labels)) <= 14
+        assert [one for one in labels if len(one) < 14] == [one for one in classes if len(one) < 14]
+        assert not any(one.get_parse_math() for one in figure.axes[0].get_yticklabels())
+
+
 def test_mistakes_name_truth_answer_and_probability() -> None:
     images = torch.zeros(2, 28, 28, dtype=torch.uint8)
-    figure = figures.mistakes(images, torch.tensor([4, 2]), torch.tensor([9, 7]), torch.tensor([0.994, 0.61]))
+    figure = figures.mistakes(images, torch.tensor([4, 2]), torch.tensor([9, 7]), torch.tensor([0.994, 0.61]), DIGITS)
     assert texts(figure) == ["4 as 9, 99%", "2 as 7, 61%"]
+    figure = figures.mistakes(images, torch.tensor([0, 9]), torch.tensor([6, 7]), torch.tensor([0.994, 0.61]), FASHION)
+    assert texts(figure) == ["T-shirt/top as\nShirt, 99%", "Ankle boot as\nSneaker, 61%"]
 
 
 def test_no_mistakes_are_said_to_be_none() -> None:
     nothing = torch.empty(0)
-    assert texts(figures.mistakes(torch.empty(0, 28, 28), nothing, nothing, nothing)) == ["no mistakes"]
+    assert texts(figures.mistakes(torch.empty(0, 28, 28), nothing, nothing, nothing, DIGITS)) == ["no mistakes"]
 
 
 def test_the_reliability_diagram_shows_the_share_that_is_right_in_each_interval() -> None:

@@ -6,10 +6,13 @@ import io
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail, print_error
@@ -57,12 +60,13 @@ def report(runs: list[str], output: str = "report.html") -> None:
         fail(f"--output: there is no folder {page.parent}")
     folders = [run for name in runs for run in find_runs(Path(name).expanduser())]
     parent = os.path.commonpath([folder.parent for folder in folders])
-    found = []
+    found, left_out = [], False
     for folder in dict.fromkeys(folders):
         try:
             found.append(read_run(folder, str(folder.relative_to(parent))))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             print_error(f"{folder}: is left out, since it cannot be read: {error}")
+            left_out = True
     if not found:
         fail("there is no run with a finished epoch to report")
     table = compare(found)
@@ -72,6 +76,8 @@ def report(runs: list[str], output: str = "report.html") -> None:
     with write_whole(page.with_suffix(".md")) as part:
         part.write_text(_markdown(table, sentences), encoding="utf-8")
     print(f"{len(found)} {'run' if len(found) == 1 else 'runs'} in {page} and {page.with_suffix('.md')}")
+    if left_out:
+        sys.exit(1)
 
 
 def find_runs(folder: Path) -> list[Path]:

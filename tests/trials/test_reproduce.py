@@ -1,0 +1,70 @@
+"""reproduce: the same fit over several seeds, continued where it was stopped."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Cli
+
+from lit_mnist.trials import reproduce as module
+
+SHORT = {"trainer": {"max_epochs": 2}, "data": {"dataset": "digits", "batch_size": 64}}
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    paths[0].write_text(yaml.safe_dump(SHORT))
+    paths[1].write_text(yaml.safe_dump(SHORT | {"model": {"network": {"class_path": "CNN", "init_args": {"channels": 2}}}}))
+    return paths
+
+
+def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: list[Path], tmp_path: Path) -> None:
+    cli("reproduce", *configs, "--seeds", 3, "--output", "out").worked()
+    with Path("out/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["config"], row["seed"], row["epoch"]) for row in rows[:4]] == [
+        ("first", "0", "1.0"),
+        ("first", "0", "2.0"),
+        ("second", "0", "1.0"),
+        ("second", "0", "2.0"),
+    ]
+    text = Path("out/README.md").read_text()
+    for config in ("first", "second"):
+        losses = [float(row["test/loss"]) for row in rows if row["config"] == config and row["test/loss"]]
+        assert len(losses) == len(set(losses)) == 3
+        assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in text
+    assert Path("out/curves.png").stat().st_size > 10_000
+    cli("fit", "--config", configs[0], "--seed_everything", 2).worked()
+    paths = [tmp_path, Path("out/runs/first/seed_2")]
+    states = [torch.load(path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True) for path in paths]
+    weights, others = (state["state_dict"].values() for state in states)
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True)), "the same code as fit"
+
+
+def test_a_call_that_was_stopped_continues(cli: Cli, configs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[list[str]] = []
+    run_command = module.run_command
+
+    def stop_after_three(args: list[str]) -> object:
+        done.append(args)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return run_command(args)
+
+    monkeypatch.setattr(module, "run_command", stop_after_three)
+    assert cli("reproduce", configs[0], "--seeds", 2).status == 130
+    assert [args[0] for args in done] == ["fit", "test", "fit", "test"]
+    done[:] = [[]] * 10
+    cli("reproduce", configs[0], "--seeds", 2).worked()
+    assert [args[0] for args in done[10:]] == ["fit", "test"]
+    assert "--ckpt_path" in done[10]
+
+
+def test_bad_input_gets_one_line(cli: Cli) -> None:
+    cli("reproduce", ROOT / "configs/mlp.yaml", "--seeds", 1).refused("--seeds: 1 is not at least 2")
+    cli("reproduce", "missing.yaml").refused("missing.yaml: there is no such config")
+    cli("reproduce").refused("configs")

@@ -1,0 +1,116 @@
+"""What a test leaves shows what it names."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassF1Score
+
+from lit_mnist import MLP, Classifier, MNISTDataModule
+from lit_mnist.data import rescale
+from lit_mnist.views import figures
+from lit_mnist.views.evaluation import Evaluation
+
+Quiet = Callable[..., L.Trainer]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
+    """What each figure was given."""
+    given: dict[str, tuple[Any, ...]] = {}
+    for name in ("confusion", "mistakes", "calibration"):
+        whole = getattr(figures, name)
+        monkeypatch.setattr(figures, name, lambda *args, n=name, f=whole: [given.update({n: args}), f(*args)][1])
+    return given
+
+
+@pytest.fixture
+def model(digits: MNISTDataModule, quiet: Quiet) -> Classifier:
+    """A classifier that makes mistakes."""
+    model = Classifier(MLP([16]), metrics={"f1": MulticlassF1Score(10)})
+    quiet(max_epochs=2).fit(model, digits)
+    return model.eval()
+
+
+def test_scores_and_figures_are_of_the_images_in_file_order(
+    model: Classifier, digits: MNISTDataModule, quiet: Quiet, tmp_path: Path, drawn: dict[str, tuple[Any, ...]]
+) -> None:
+    digits.eval_batch_size = 100
+    quiet(callbacks=[Evaluation(tmp_path, "some.ckpt")]).test(model, digits, verbose=False)
+    images, labels = digits.splits["test"]
+    probabilities = model(rescale(images)).softmax(1).detach()
+    highest, answers = probabilities.max(1)
+    matrix, classes = drawn["confusion"]
+    assert matrix.tolist() == confusion_matrix(labels, answers).tolist()
+    assert classes == list("0123456789")
+    shown, truth, wrong, sure, _ = drawn["mistakes"]
+    assert (truth != wrong).all()
+    assert sure.tolist() == sorted(sure.tolist(), reverse=True)
+    assert sure[0] == pytest.approx(highest[answers != labels].max().item(), abs=1e-6)
+    first = (images == shown[0]).all(dim=(1, 2)).nonzero()[0, 0]
+    assert (labels[first], answers[first]) == (truth[0], wrong[0])
+    content = json.loads((tmp_path / "test.json").read_text())
+    accuracy = (answers == labels).float().mean().item()
+    f1 = MulticlassF1Score(10)(probabilities, labels).item()
+    assert content == {
+        "checkpoint": "some.ckpt",
+        "dataset": "digits",
+        "images": 359,
+        "accuracy": pytest.approx(accuracy),
+        "f1": pytest.approx(f1),
+        "loss": pytest.approx(nn.functional.cross_entropy(model(rescale(images)), labels).item(), rel=1e-5),
+        "calibration_error": pytest.approx(drawn["calibration"][2]),
+    }
+    with (tmp_path / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = precision_recall_fscore_support(labels, answers, zero_division=0)
+    for column, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [float(row[column]) for row in rows] == pytest.approx(values.tolist(), abs=5e-5)
+
+
+def test_classes_have_the_names_of_the_data_set(quiet: Quiet, fashion_dir: Path, tmp_path: Path) -> None:
+    data = MNISTDataModule("fashion_mnist", str(fashion_dir))
+    quiet(callbacks=[Evaluation(tmp_path, "x")]).test(Classifier(), data, verbose=False)
+    with (tmp_path / "per_class.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)][:2] == ["T-shirt/top", "Trouser"]
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert min(image.size) > 400
+
+
+class Late(nn.Module):
+    """A network whose last declared layer is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body, self.unused = nn.Linear(12, 10), nn.Linear(784, 12), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images.flatten(1)).relu())
+
+
+def test_tensorboard_gets_curves_figures_and_what_reached_the_last_layer_that_was_called(
+    digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    network = Late()
+    logger = TensorBoardLogger(tmp_path, "logs", "run", default_hp_metric=False)
+    run = tmp_path / "logs/run"
+    quiet(logger=logger, callbacks=[Evaluation(run, "x")]).test(Classifier(network), digits, verbose=False)
+    logger.finalize("success")
+    tags = EventAccumulator(str(run)).Reload().Tags()
+    assert {"figures/confusion", "figures/mistakes", "figures/calibration"} <= set(tags["images"])
+    assert {f"test/{label}" for label in range(10)} <= set(tags["tensors"])
+    assert {"test/loss", "test/accuracy"} <= set(tags["scalars"])
+    (vectors,) = run.rglob("tensors.tsv")
+    first = torch.tensor([float(value) for value in vectors.read_text().splitlines()[0].split("\t")])
+    torch.testing.assert_close(first, network.body(rescale(digits.splits["test"][0][:1]).flatten(1)).relu()[0].detach())
