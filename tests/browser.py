@@ -67,7 +67,7 @@ def visit(browser: "Browser", address: str, width: int = 900, height: int = 900,
             device_scale_factor=2.
     """
     page = browser.new_page(viewport={"width": width, "height": height}, **options)
-    page.set_default_timeout(20_000)  # milliseconds
+    page.set_default_timeout(8_000)  # milliseconds
     seen = Visit(page)
     page.context.on("request", lambda request: seen.requested.append(request.url))
     page.on("websocket", lambda socket: seen.requested.append(socket.url))

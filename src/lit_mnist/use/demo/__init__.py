@@ -36,8 +36,8 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     if not local:
         print(f"lit-mnist: warning: --host {host}: all who can reach this machine can use the page", file=sys.stderr)
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(app, log_level="error", limit_concurrency=32, timeout_keep_alive=15, lifespan="off")
-    uvicorn.Server(config).run(sockets=[listener])
+    limits = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
+    uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
