@@ -36,7 +36,10 @@ class Frozen(nn.Module):
 CASES: dict[str, dict[str, Any]] = {
     "recipe": {"network": partial(MLP, [32, 16], dropout=[0.4, 0.3])},
     "batch norm, Adam": {"network": partial(CNN, 2), "optimizer": Adam},
-    "weight decay of frozen and unused parts": {"network": Frozen, "optimizer": partial(SGD, lr=0.1, weight_decay=0.01)},
+    "weight decay of frozen and unused parts": {
+        "network": Frozen,
+        "optimizer": partial(SGD, lr=0.1, weight_decay=0.01),
+    },
     "schedule": {"network": partial(MLP, [8]), "lr_scheduler": partial(StepLR, step_size=1, gamma=0.1)},
 }
 
@@ -90,6 +93,8 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
     ],
 )
 def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cli: Cli, tmp_path: Path) -> None:
-    done = cli("fit", *DIGITS, "--model.steps_per_execution", 5, *options.split(), "--trainer.enable_model_summary", "false")
+    done = cli(
+        "fit", *DIGITS, "--model.steps_per_execution", 5, *options.split(), "--trainer.enable_model_summary", "false"
+    )
     done.refused()
     assert not list(tmp_path.glob("lightning_logs/*"))

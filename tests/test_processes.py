@@ -103,7 +103,9 @@ def test_the_starter_alone_fits_and_tests_with_lightnings_own_command_line(tmp_p
     done = run_command(sys.executable, "main.py", "fit", *options, cwd=tmp_path, **environ)
     assert done.returncode == 0, done.stderr
     (checkpoint,) = tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt")
-    code = f"import torch; from my_digits import Classifier; print(Classifier.load_from_checkpoint({str(checkpoint)!r}))"
+    code = (
+        f"import torch; from my_digits import Classifier; print(Classifier.load_from_checkpoint({str(checkpoint)!r}))"
+    )
     assert "MLP" in run_command(sys.executable, "-c", code, cwd=tmp_path, **environ).stdout
     words = ("main.py", "test", "--ckpt_path", checkpoint, *options[:2])
     assert "test/accuracy" in run_command(sys.executable, *words, cwd=tmp_path, **environ).stdout

@@ -1,9 +1,8 @@
 """The LightningModule: a network with its loss, metrics, optimizer and schedule, each of them an argument."""
 
 import inspect
-import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
@@ -15,40 +14,34 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist import networks
 from lit_mnist.metrics import CrossEntropy
-from lit_mnist.networks import MLP
 from lit_mnist.optim import KerasRMSprop
 
 Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B,) int64
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message is one line that names it and says why."""
+    """A checkpoint cannot be used; the message names it and says why."""
 
 
 class Classifier(L.LightningModule):
-    """A digit classifier that Lightning can train, validate, test and predict with.
+    """A network with all that Lightning needs to train, validate, test and predict with it.
 
     Args:
-        network: Images (B, 28, 28) float32 in [0, 1] -> logits (B, num_classes), such as MLP or CNN. None is the
-            tutorial's MLP.
+        network: Images (B, 28, 28) in [0, 1] -> logits (B, num_classes), such as MLP, which None is, or CNN.
         optimizer: Called with the parameters, such as Adam.
-        lr_scheduler: Called with the optimizer, such as StepLR. Where it has total_steps that nobody gave, they are
-            those of the fit, and it steps after every one. None keeps the learning rate constant.
-        lr_scheduler_interval: When the schedule steps: after every epoch or after every training step.
-        loss: Logits (B, num_classes), labels (B,) -> the loss that trains, such as CrossEntropyLoss, which None is.
-            What is measured as loss is the cross-entropy, whatever trains.
-        metrics: Metrics of logits and labels beside loss and accuracy, by name: f1 is logged as train/f1, val/f1
-            and test/f1.
+        lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. Where it has total_steps
+            that nobody gave, they are those of the fit, and it steps after every one.
+        lr_scheduler_interval: Whether it steps after every epoch or after every training step.
+        loss: Logits (B, num_classes), labels (B,) -> the loss that trains; None is CrossEntropyLoss. The loss that is
+            measured is the cross-entropy, whatever trains.
+        metrics: Metrics of logits and labels by name, beside loss and accuracy: f1 is logged as train/f1, val/f1, ...
         num_classes: Number of classes.
         weights: A checkpoint whose network, of the same form, is where a new fit starts.
-
-    Raises:
-        ValueError: An argument lies outside its range; the message names it.
     """
 
     def __init__(
         self,
-        network: MLP | nn.Module | None = None,  # MLP first, or its short name would mean torchvision's, too
+        network: networks.MLP | nn.Module | None = None,  # MLP first, or its short name would mean torchvision's, too
         optimizer: OptimizerCallable = KerasRMSprop,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -58,51 +51,43 @@ class Classifier(L.LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.network = MLP(num_classes=num_classes) if network is None else network
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_interval = lr_scheduler_interval
-        self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        self.network = networks.MLP(num_classes=num_classes) if network is None else network
+        self.optimizer, self.loss = optimizer, nn.CrossEntropyLoss() if loss is None else loss
+        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.weights = weights
         self.classes = [str(label) for label in range(num_classes)]  # names, which the data or a checkpoint may know
-        own = describe(self.network)  # plain data, which a checkpoint may hold
-        self.save_hyperparameters({"num_classes": num_classes, **({"network": own} if own else {})}, logger=False)
+        self.save_hyperparameters({"num_classes": num_classes, **networks.describe(self.network)}, logger=False)
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        measured = MetricCollection(
-            {"loss": CrossEntropy(), "accuracy": accuracy, **(metrics or {})}, compute_groups=False
-        )
-        self.train_metrics = measured.clone(prefix="train/")
-        self.val_metrics = measured.clone(prefix="val/")
-        self.test_metrics = measured.clone(prefix="test/")
+        measured: Any = {"loss": CrossEntropy(), "accuracy": accuracy, **(metrics or {})}
+        self.train_metrics = MetricCollection(measured, prefix="train/", compute_groups=False)
+        self.val_metrics = self.train_metrics.clone(prefix="val/")
+        self.test_metrics = self.train_metrics.clone(prefix="test/")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
         cls, checkpoint_path: str | Path, network: nn.Module | None = None, **options: Any
     ) -> "Classifier":
-        """A classifier in evaluation mode, on the CPU, with the network and weights of a checkpoint.
+        """A classifier in evaluation mode, on the CPU, from a checkpoint that is read as data, or CheckpointError.
 
-        Args:
-            checkpoint_path: The file, which is read as data: nothing that it names is imported.
-            network: A network of its form, which has to be given unless it is one of `lit_mnist.networks`.
-            options: Further arguments of the classifier.
-
-        Raises:
-            CheckpointError: There is no such file, or it cannot be used.
+        A network has to be given where the checkpoint's is none of `lit_mnist.networks`; options are arguments of init.
         """
         saved = read_checkpoint(checkpoint_path)
-        options = {"num_classes": saved["hyper_parameters"]["num_classes"], **options}
-        classifier = cls(network or build(saved, checkpoint_path), **options)
+        if network is None and (network := networks.build(saved["hyper_parameters"])) is None:
+            why = f"its network, {(own := saved.get('network'))}, is not one of lit_mnist.networks"
+            raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {own}, in Python by network=...")
+        classifier = cls(network, **{"num_classes": saved["hyper_parameters"].get("num_classes", 10), **options})
         classifier.load_network(saved, checkpoint_path)
         classifier.classes = saved.get("classes", classifier.classes)
         return classifier.eval()
 
     def load_network(self, saved: dict[str, Any], path: str | Path) -> None:
         """Give the network the weights of a checkpoint, as `read_checkpoint` has read it."""
+        weights = {name[8:]: weight for name, weight in saved["state_dict"].items() if name.startswith("network.")}
         try:
-            self.network.load_state_dict(saved["weights"])
+            self.network.load_state_dict(weights)
         except RuntimeError as error:
-            of = saved["hyper_parameters"].get("network", saved.get("network"))
-            raise CheckpointError(f"{path}: its weights are of {of}, not of the network that is given") from error
+            other = saved["hyper_parameters"].get("network", saved.get("network"))
+            raise CheckpointError(f"{path}: its weights are of {other}, not of the network that is given") from error
 
     def setup(self, stage: str) -> None:
         self.classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
@@ -112,12 +97,12 @@ class Classifier(L.LightningModule):
             self.load_network(read_checkpoint(self.weights), self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kind = type(self.network)
-        checkpoint |= {"classes": self.classes, "network": f"{kind.__module__}.{kind.__qualname__}"}
+        checkpoint["classes"], kind = self.classes, type(self.network)
+        checkpoint["network"] = f"{kind.__module__}.{kind.__qualname__}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
-        return self.network(images)  # type: ignore[no-any-return]
+        return cast(Tensor, self.network(images))
 
     def _step(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         """The mean loss of a batch and its logits (B, num_classes), which the metrics of the stage have seen."""
@@ -151,8 +136,7 @@ class Classifier(L.LightningModule):
         self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities of a batch: (B, 28, 28) float32 -> (B, num_classes) float32."""
-        return self(batch[0]).softmax(dim=1)  # type: ignore[no-any-return]
+        return self.forward(batch[0]).softmax(dim=1)  # (B, 28, 28) -> probabilities (B, num_classes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
@@ -160,43 +144,17 @@ class Classifier(L.LightningModule):
             return optimizer
         options, interval = {}, self.lr_scheduler_interval
         arguments = inspect.signature(self.lr_scheduler).parameters  # of a class or partial; the parser's has keywords
-        defaults = {name: argument.default for name, argument in arguments.items()}
-        if (defaults | getattr(self.lr_scheduler, "keywords", {})).get("total_steps", 0) is None:
+        given = {name: one.default for name, one in arguments.items()} | getattr(self.lr_scheduler, "keywords", {})
+        if given.get("total_steps", 0) is None:
             options["total_steps"], interval = int(self.trainer.estimated_stepping_batches), "step"
         scheduler = self.lr_scheduler(optimizer, **options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
 
-def describe(network: nn.Module) -> dict[str, Any] | None:
-    """The name and the arguments of one of our networks, as the command line writes them; None for any other."""
-    kind = type(network)
-    if kind is not getattr(networks, kind.__name__, None):
-        return None
-    arguments = {name: getattr(network, name) for name in inspect.signature(kind).parameters}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-    return {"class_path": f"{networks.__name__}.{kind.__name__}", "init_args": plain}
-
-
-def build(saved: dict[str, Any], path: str | Path) -> nn.Module:
-    """The network that a checkpoint describes, if it is one of ours."""
-    own = saved["hyper_parameters"].get("network", {})
-    name = own.get("class_path", "").removeprefix(f"{networks.__name__}.")
-    if name not in networks.__all__:
-        other = saved.get("network", "unknown")
-        raise CheckpointError(
-            f"{path}: its network, {other}, is not one of lit_mnist.networks; give it by --network {other}, or in Python by"
-            " network=..."
-        )
-    return getattr(networks, name)(**own["init_args"])  # type: ignore[no-any-return]
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint, read as data: what Lightning saves, and the ``weights`` of the network by their names."""
+    """A checkpoint as Lightning saves it, read as data: nothing that it names is imported."""
     try:
-        saved = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-        weights = {name.removeprefix("network."): w for name, w in saved["state_dict"].items() if name[:8] == "network."}
-        return {**saved, "weights": weights, "hyper_parameters": {"num_classes": 10, **saved["hyper_parameters"]}}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint") from error
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: is no checkpoint of a fit, or damaged: {' '.join(str(error).split())}") from error
+        saved: dict[str, Any] = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        return saved | {"state_dict": dict(saved["state_dict"]), "hyper_parameters": dict(saved["hyper_parameters"])}
+    except Exception as error:  # whatever torch makes of a file
+        raise CheckpointError(f"{path}: is no checkpoint of a fit, or damaged: {error}") from error

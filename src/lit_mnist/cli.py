@@ -1,4 +1,4 @@
-"""fit, validate and test: LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
+"""fit, validate and test: LightningCLI with run folders and checkpoints by name, from which options follow."""
 
 import argparse
 import difflib
@@ -60,7 +60,7 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         if message.startswith("unrecognized arguments: --"):
             typed = message.split()[2].partition("=")[0]
-            known = [f"--{name}" for name in getattr(ex, "subcommand_parser", self).get_defaults().keys()]
+            known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
             near = difflib.get_close_matches(typed, known, n=1) or ["--help"]
             fail(f"{typed}: there is no such option; did you mean {near[0]}?" if near else f"{typed}: see --help")
         fail(shortened(message))
@@ -155,11 +155,9 @@ class CLI(LightningCLI):
                 raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
             return str(run / "config.yaml")
         options: dict[str, Any] = {"data": saved.get("datamodule_hyper_parameters", {})}
-        if own := saved["hyper_parameters"].get("network"):
-            name = own["class_path"].removeprefix(f"{networks.__name__}.")
-            if name in networks.__all__:  # the parser imports what it is given
-                arguments = {name: value for name, value in own["init_args"].items() if name != "num_classes"}
-                options["model"] = {"network": {**own, "init_args": arguments}}
+        if networks.build(own := saved["hyper_parameters"]):  # the parser imports what it is given
+            arguments = {name: value for name, value in own["network"]["init_args"].items() if name != "num_classes"}
+            options["model"] = {"network": {**own["network"], "init_args": arguments}}
         return json.dumps(options)
 
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
@@ -171,7 +169,7 @@ class CLI(LightningCLI):
         for name in before | now:
             if name.startswith(DECISIVE) and name not in CHANGEABLE and before.get(name) != now.get(name):
                 fail(
-                    f"--{name}: {now.get(name)} contradicts {before.get(name)}, with which {self.checkpoint} was trained;"
+                    f"--{name}: {now.get(name)} contradicts {before.get(name)}, with which {self.checkpoint} was made;"
                     f" to start a new fit from its weights: --model.weights {self.checkpoint}"
                 )
 
@@ -179,7 +177,9 @@ class CLI(LightningCLI):
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
         command = str(self.subcommand)
         options, skip = self.config_init[command].trainer, self.config_init[command].skip
-        given = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks] * bool(options.callbacks)
+        given = (
+            options.callbacks if isinstance(options.callbacks, list) else [options.callbacks] * bool(options.callbacks)
+        )
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
@@ -193,7 +193,11 @@ class CLI(LightningCLI):
             self.save_config_kwargs = {"save_to_log_dir": False}
             SaveRunConfig.run = self.run
             if options.logger in (None, True):
-                folder = {"save_dir": self.run.parent.parent, "name": self.run.parent.name, "version": self.run.name}
+                folder: Any = {
+                    "save_dir": self.run.parent.parent,
+                    "name": self.run.parent.name,
+                    "version": self.run.name,
+                }
                 step = torch.load(self.checkpoint, weights_only=True)["global_step"] if self.checkpoint else None
                 purge = step if command == "fit" else None  # what was logged from here on is logged again
                 kwargs["logger"] = TensorBoardLogger(**folder, default_hp_metric=False, purge_step=purge)
@@ -233,7 +237,10 @@ class CLI(LightningCLI):
             number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
             if number and self.trainer.is_global_zero:
                 how = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
-                print(f"\nstopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; {how or 'no epoch was finished'}", file=sys.stderr)
+                print(
+                    f"\nstopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; {how or 'no epoch was finished'}",
+                    file=sys.stderr,
+                )
             sys.exit(128 + number if number else None)
         finally:
             self._forget_unbegun_run()

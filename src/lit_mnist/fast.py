@@ -62,7 +62,9 @@ class FastClassifier(Classifier):
             kind = type(callback)
             own = kind.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
             averaging = is_overridden("setup", callback, Callback) and "Averaging" in kind.__name__
-            given[kind.__name__] = averaging or (not own and any(is_overridden(h, callback, Callback) for h in EACH_STEP))
+            given[kind.__name__] = averaging or (
+                not own and any(is_overridden(h, callback, Callback) for h in EACH_STEP)
+            )
         return [name for name, is_given in given.items() if is_given]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -85,4 +87,4 @@ class FastClassifier(Classifier):
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
         if self.steps_per_execution > 1 and (schedule := self.lr_schedulers()) is not None:
-            schedule.step()  # type: ignore[union-attr, call-arg]
+            schedule.step()  # type: ignore[union-attr]

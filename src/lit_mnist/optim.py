@@ -8,21 +8,13 @@ class KerasRMSprop(RMSprop):
     """torch's RMSprop with Keras' constants; torch's own are lr 1e-2, alpha 0.99 and eps 1e-8.
 
     Args:
-        params: Parameters to optimize.
         lr: Learning rate.
         alpha: Smoothing of the average of squared gradients; Keras calls it rho.
         eps: Added to the square root of that average.
         weight_decay: L2 penalty.
-        momentum: Factor of the last step that is added to the next.
     """
 
     def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 1e-3,
-        alpha: float = 0.9,
-        eps: float = 1e-7,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
+        self, params: ParamsT, lr: float = 1e-3, alpha: float = 0.9, eps: float = 1e-7, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+        super().__init__(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay)

@@ -1,5 +1,7 @@
 """The order of batches: each image once an epoch, from seed and epoch alone, shared among devices."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ def test_without_a_seed_batches_are_in_file_order_and_the_last_one_is_kept() -> 
 
 def test_with_a_seed_each_epoch_has_an_order_of_its_own_that_comes_again() -> None:
     orders = {(seed, epoch): order(epoch, seed=seed) for seed in range(3) for epoch in range(3)}
-    assert all(sorted(sum(batches, [])) == list(range(10)) for batches in orders.values())
+    assert all(sorted(itertools.chain(*batches)) == list(range(10)) for batches in orders.values())
     assert len(set(map(str, orders.values()))) == 9
     assert order(2, seed=1) == orders[1, 2]
 
@@ -39,5 +41,5 @@ def test_an_image_stays_with_its_label() -> None:
 def test_devices_share_every_batch_without_loss_or_double(world_size: int) -> None:
     shares = [order(1, seed=5, rank=rank, world_size=world_size) for rank in range(world_size)]
     for whole, *parts in zip(order(1, seed=5), *shares, strict=True):
-        assert sorted(sum(parts, [])) == sorted(whole)
+        assert sorted(itertools.chain(*parts)) == sorted(whole)
         assert [part[0] for part in parts if part] == whole[:world_size]

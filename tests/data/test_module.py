@@ -14,7 +14,7 @@ from conftest import Cli, write_idx
 from torch import Tensor, nn
 
 from lit_mnist import MLP, Classifier, MNISTDataModule
-from lit_mnist.data import DataError, class_names, rescale
+from lit_mnist.data import DataError, rescale
 from lit_mnist.data import module as data_module
 
 Quiet = Callable[..., L.Trainer]
@@ -71,7 +71,7 @@ def test_the_digits_are_those_of_scikit_learn(digits: MNISTDataModule) -> None:
     [("mnist", "0"), ("qmnist", "0"), ("digits", "0"), ("fashion_mnist", "T-shirt/top"), ("kmnist", "o")],
 )
 def test_the_names_of_the_classes_come_from_the_data_set(dataset: str, first: str) -> None:
-    assert class_names(dataset)[0] == first
+    assert MNISTDataModule(dataset).classes[0] == first
     assert MNISTDataModule(dataset).num_classes == 10
 
 
@@ -194,5 +194,5 @@ def test_devices_that_do_not_share_a_batch_evenly_are_refused(digits: MNISTDataM
         world_size, global_rank, overfit_batches = 3, 0, 0
 
     digits.trainer = Three()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="^batch_size: 32 does not divide evenly among 3 devices$"):
+    with pytest.raises(ValueError, match=r"^batch_size: 32 does not divide evenly among 3 devices$"):
         digits.train_dataloader()

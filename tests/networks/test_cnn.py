@@ -58,4 +58,6 @@ def test_every_command_takes_it_by_its_name(cli: Cli, tmp_path: Path) -> None:
 
 def test_an_option_of_a_network_is_explained_and_one_that_it_lacks_is_refused(cli: Cli) -> None:
     assert "doubles them" in cli("fit", "--model.network.help", "CNN").out
-    cli("fit", "--model.network", "CNN", "--model.network.hidden_sizes", "[3]").refused("--model.network", "hidden_sizes")
+    cli("fit", "--model.network", "CNN", "--model.network.hidden_sizes", "[3]").refused(
+        "--model.network", "hidden_sizes"
+    )

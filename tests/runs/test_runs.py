@@ -30,7 +30,15 @@ Fit = Callable[..., Classifier]
 def fit(digits: MNISTDataModule, quiet: Quiet) -> Fit:
     """Fit a new classifier into a run folder, with the seed 3, or go on from its last checkpoint."""
 
-    def run(folder: Path, epochs: int, again: bool = False, callbacks: Any = (), limits: Any = None, cnn: bool = False, **options: Any):
+    def run(
+        folder: Path,
+        epochs: int,
+        again: bool = False,
+        callbacks: Any = (),
+        limits: Any = None,
+        cnn: bool = False,
+        **options: Any,
+    ):
         L.seed_everything(3, verbose=False)
         model = Classifier(**{"network": MLP([16], dropout=0.3), **options, **({"network": CNN(2)} if cnn else {})})
         trainer = quiet(max_epochs=epochs, callbacks=[*run_callbacks(folder, show=False), *callbacks], **(limits or {}))
@@ -73,7 +81,9 @@ def test_a_fit_continued_from_an_epoch_equals_one_that_never_stopped(
         cut = Path(shutil.move(cut, tmp_path / "elsewhere"))
     fit(cut, 5, again=True, **options)
     for name in ("last", "best"):
-        assert all(torch.equal(a, b) for a, b in zip(state(whole, name).values(), state(cut, name).values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(state(whole, name).values(), state(cut, name).values(), strict=True)
+        )
     assert without_seconds(cut) == without_seconds(whole)
 
 

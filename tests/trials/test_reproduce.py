@@ -18,7 +18,9 @@ SHORT = {"trainer": {"max_epochs": 2}, "data": {"dataset": "digits", "batch_size
 def configs(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
     paths[0].write_text(yaml.safe_dump(SHORT))
-    paths[1].write_text(yaml.safe_dump(SHORT | {"model": {"network": {"class_path": "CNN", "init_args": {"channels": 2}}}}))
+    paths[1].write_text(
+        yaml.safe_dump(SHORT | {"model": {"network": {"class_path": "CNN", "init_args": {"channels": 2}}}})
+    )
     return paths
 
 

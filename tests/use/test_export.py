@@ -35,9 +35,7 @@ def test_the_file_answers_alone_as_pytorch_does(cli: Cli, own_run: Path, digits:
     assert b"site-packages" not in path.read_bytes()
 
 
-def test_a_file_that_answers_otherwise_is_not_kept(
-    cli: Cli, own_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_answers_otherwise_is_not_kept(cli: Cli, own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def disturb(model: export_module.FromImages, path: Path, about: dict[str, str]) -> None:
         with torch.no_grad():
             next(model.parameters()).mul_(1.1)
@@ -51,7 +49,11 @@ def test_a_file_that_answers_otherwise_is_not_kept(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [("--output x.pt", "--output: x.pt"), ("--output no/x.onnx", "--output: no/x.onnx"), ("--ckpt_path x", "x is no file")],
+    [
+        ("--output x.pt", "--output: x.pt"),
+        ("--output no/x.onnx", "--output: no/x.onnx"),
+        ("--ckpt_path x", "x is no file"),
+    ],
 )
 def test_bad_input_gets_one_line(options: str, words: str, own_run: Path, cli: Cli) -> None:
     cli("export", *options.split()).refused(words)

@@ -46,7 +46,9 @@ def test_the_answers_of_a_folder_are_the_digits(scans: tuple[Path, list[int]], o
     assert list(lines[0]["probabilities"]) == list("0123456789")
 
 
-def test_many_files_get_a_summary(scans: tuple[Path, list[int]], on_mnist: Path, cli: Cli, mnist: MNISTDataModule) -> None:
+def test_many_files_get_a_summary(
+    scans: tuple[Path, list[int]], on_mnist: Path, cli: Cli, mnist: MNISTDataModule
+) -> None:
     for number, image in enumerate(mnist.splits["test"][0][:60]):
         Image.fromarray(image.numpy()).save(scans[0] / f"x{number}.png")
     out = cli("predict", scans[0], "--ckpt_path", on_mnist).worked().out
@@ -79,7 +81,9 @@ def test_bad_input_gets_one_line(options: str, words: str, own_run: Path, cli: C
     cli("predict", *options.split()).refused(words)
 
 
-def test_from_python_predictions_are_those_of_the_classifier(photo: Path, on_mnist: Path, mnist: MNISTDataModule) -> None:
+def test_from_python_predictions_are_those_of_the_classifier(
+    photo: Path, on_mnist: Path, mnist: MNISTDataModule
+) -> None:
     classifier = Classifier.load_from_checkpoint(on_mnist)
     (one,) = predict_images(classifier, [photo])
     assert one.probability == max(one.probabilities.values()) == one.probabilities[one.answer]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,49 +10,40 @@ from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[int]):
-    """A new order of the images for every epoch.
+    """A new order of so many images for every epoch, which Lightning sets."""
 
-    Args:
-        num_samples: Number of images.
-        seed: Draws the orders, together with the epoch.
-    """
-
-    def __init__(self, num_samples: int, seed: int) -> None:
-        self.num_samples = num_samples
-        self.seed = seed
-        self.epoch = 0
+    num_samples: int
+    seed: int
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; Lightning calls this."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples).tolist())
 
 
+@dataclass
 class BatchLoader:
-    """Yields (images, labels) batch by batch, by indexing the tensors once per batch.
+    """Yields (images (B, 28, 28) uint8, labels (B,) int64) by indexing the tensors of all images once per batch.
 
-    Lightning leaves it alone: it replaces samplers only of loaders with a ``dataset``.
-
-    Args:
-        images: All images, (N, 28, 28) uint8.
-        labels: All labels, (N,) int64, on the same device.
-        batch_size: Images in a batch over all devices; the last one of an epoch may be smaller.
-        seed: Draws a new order for every epoch; None keeps that of the file.
-        rank: Which of the devices this is; each gets its own share of every batch.
-        world_size: Number of devices.
+    Lightning leaves it alone, since it has no ``dataset``. ``batch_size`` counts over all devices: each of them gets
+    every world_size-th image of a batch, of which the last one of an epoch may be smaller.
     """
 
-    batch_sampler = None
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int | None = None  # of the order; None keeps that of the tensors
+    rank: int = 0
+    world_size: int = 1
+    batch_sampler: None = None  # which Lightning looks at
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.rank, self.world_size = rank, world_size
-        self.sampler = SequentialSampler(labels) if seed is None else EpochSampler(len(labels), seed)
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        self.sampler = SequentialSampler(self.labels) if self.seed is None else EpochSampler(count, self.seed)
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)

@@ -10,52 +10,40 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import datasets
+from torchvision.datasets import KMNIST, MNIST, QMNIST, FashionMNIST
 
 from lit_mnist.data.batches import BatchLoader
 
-SETS = {
-    "mnist": datasets.MNIST,
-    "fashion_mnist": datasets.FashionMNIST,
-    "kmnist": datasets.KMNIST,
-    "qmnist": datasets.QMNIST,
-}
+SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST, "qmnist": QMNIST}
 SHA256 = {  # of MNIST's unpacked files, which torchvision does not check
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"]
 
 
 class DataError(Exception):
-    """The data set cannot be had whole and unharmed; the message is one line that says what to do."""
+    """The data set cannot be had whole and unharmed; the message says what to do."""
 
 
 class MNISTDataModule(L.LightningDataModule):
     """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
 
-    Images stay uint8 in memory; each batch becomes float32 in [0, 1] on the device that computes.
+    A ValueError names an argument that lies outside its range; a DataError says what is wrong with the files.
 
     Args:
         dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
-        data_dir: Folder of the files in torchvision's layout, where missing ones are downloaded to. By default
-            the environment variable LIT_MNIST_DATA_DIR, or else data.
-        val_size: Number of training images held out for validation, the last in file order. By default a fifth:
-            12,000 of MNIST's 60,000.
+        data_dir: Folder in torchvision's layout, for downloads, too; by default LIT_MNIST_DATA_DIR, or else data.
+        val_size: Number of training images held out for validation, the last in file order. By default a fifth.
         batch_size: Training images per step, over all devices together.
         eval_batch_size: Images per step in validation and test, over all devices together.
-        augment: Changes the images of each training batch, (B, 28, 28) float32 in [0, 1] -> the same, on the device
-            that trains. None leaves them as they are.
-
-    Raises:
-        ValueError: An argument lies outside its range; the message names it.
+        augment: Changes the images of each training batch, (B, 28, 28) float32 in [0, 1] -> the same.
     """
 
     def __init__(
         self,
-        dataset: DatasetName = "mnist",
+        dataset: Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"] = "mnist",
         data_dir: str | None = None,
         val_size: int | None = None,
         batch_size: int = 128,
@@ -67,66 +55,42 @@ class MNISTDataModule(L.LightningDataModule):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is not at least 1")
         self.save_hyperparameters({"dataset": dataset, "val_size": val_size, "batch_size": batch_size}, logger=False)
-        self.dataset = dataset
+        self.dataset, self.val_size, self.augment = dataset, val_size, augment
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
-        self.val_size = val_size
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.augment = augment
+        self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")  # names
+        self.num_classes = len(self.classes)
+        self.folder = self.data_dir / (SETS[dataset].__name__ if dataset in SETS else "") / "raw"
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images (N, 28, 28) uint8, labels (N,) int64, file order
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
-        return class_names(self.dataset)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of the classes."""
-        return len(self.classes)
-
     def prepare_data(self) -> None:
-        """Download or unpack what is missing; Lightning calls this on one process per machine.
-
-        Raises:
-            DataError: The files cannot be had.
-        """
+        """Download or unpack what is missing; Lightning calls this on one process per machine."""
         if self.dataset == "digits":
             return
         kind = SETS[self.dataset]
-        folder = self.data_dir / kind.__name__ / "raw"
         resources = [*kind.resources["train"], *kind.resources["test"]] if self.dataset == "qmnist" else kind.resources
-        files = [folder / Path(url).name.removesuffix(".gz") for url, _ in resources]
-        if all(file.exists() for file in files):
-            return
-        missing = []
+        missing = [path for url, _ in resources if not (path := self.folder / Path(url).stem).exists()]
+        mine: list[Path] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # two runs that start at once download once
-                missing = [file for file in files if not file.exists()]
-                for train in (True, False):
-                    kind(self.data_dir, train=train, download=True)
+            if missing:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / ".lock"):  # two runs that start at once download once
+                    mine = [path for path in missing if not path.exists()]
+                    for train in (True, False):
+                        kind(self.data_dir, train=train, download=True)
         except BaseException as error:
-            for file in missing:
-                file.unlink(missing_ok=True)  # it may be half unpacked
+            for path in mine:
+                path.unlink(missing_ok=True)  # it may be half unpacked
             if not isinstance(error, OSError | RuntimeError | EOFError):
                 raise
             raise DataError(
-                f"{folder}: there is no {', no '.join(f.name for f in files if not f.exists())}, and to download or"
-                f" unpack it failed: {' '.join(str(error).split())}; put the files there, name a folder that has them"
-                " by --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
+                f"{self.folder}: there is no {', no '.join(path.name for path in missing)}; to download or unpack it"
+                f" failed: {error}; put the files there, name a folder that has them by"
+                " --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
             ) from error
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split the images that a stage needs; calling it again changes nothing.
-
-        Args:
-            stage: fit, validate, test or predict; None loads all.
-
-        Raises:
-            DataError: The files are missing or damaged.
-            ValueError: val_size leaves no image to train on.
-        """
+        """Load and split the images that a stage needs, each once: fit, validate, test or predict; None is all."""
         if stage in ("fit", "validate", None) and "train" not in self.splits:
             images, labels = self.load("train")
             val_size = len(images) // 5 if self.val_size is None else self.val_size
@@ -141,47 +105,36 @@ class MNISTDataModule(L.LightningDataModule):
         """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
         if self.dataset == "digits":
             return load_digits(split)
-        kind = SETS[self.dataset]
-        folder = self.data_dir / kind.__name__ / "raw"
-        for name, known in SHA256.items() if self.dataset == "mnist" else ():
-            file = folder / name
-            if name.startswith("train") == (split == "train") and file.exists():
-                if hashlib.sha256(file.read_bytes()).hexdigest() != known:
-                    raise DataError(f"{file} is damaged; delete it, and it is unpacked or downloaded anew")
+        for file in self.folder.glob(f"{split.replace('test', 't10k')}-*-ubyte"):
+            if self.dataset == "mnist" and hashlib.sha256(file.read_bytes()).hexdigest() != SHA256[file.name]:
+                raise DataError(f"{file} is damaged; delete it, and it is unpacked or downloaded anew")
         try:
-            data = kind(self.data_dir, train=split == "train")
+            data = SETS[self.dataset](self.data_dir, train=split == "train")
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise DataError(f"{folder}: missing or damaged ({error}); delete the files to have them anew") from error
-        labels = data.targets if data.targets.ndim == 1 else data.targets[:, 0]  # qmnist's rows hold the class first
-        return data.data, labels.to(torch.int64)
+            raise DataError(
+                f"{self.folder}: missing or damaged ({error}); delete the files to have them anew"
+            ) from error
+        return data.data, data.targets.view(len(data.targets), -1)[:, 0].long()  # qmnist's rows hold the class first
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BatchLoader:
+    def _loader(self, split: str, batch_size: int) -> BatchLoader:
         rank, world_size, device = 0, 1, torch.device("cpu")
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
-        images, labels = self.splits[split]
+        if split == "train" and batch_size % world_size:
+            raise ValueError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
+        images, labels = (part.to(device) for part in self.splits[split])
+        shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # which has the same every epoch
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # what seed_everything was given
-        return BatchLoader(images.to(device), labels.to(device), batch_size, seed, rank, world_size)
+        return BatchLoader(images, labels, batch_size, seed, rank, world_size)
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches of (images (B, 28, 28) uint8, labels (B,) int64).
-
-        Raises:
-            ValueError: The number of devices does not divide batch_size.
-        """
-        devices = self.trainer.world_size if self.trainer else 1
-        if self.batch_size % devices:
-            raise ValueError(f"batch_size: {self.batch_size} does not divide evenly among {devices} devices")
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same batches in every epoch
-        return self._loader("train", self.batch_size, shuffle=not overfit)
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> BatchLoader:
-        """Batches of the validation images in file order."""
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of the test images in file order."""
         return self._loader("test", self.eval_batch_size)
 
     predict_dataloader = test_dataloader
@@ -200,22 +153,13 @@ def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.to(dtype) / 255
 
 
-def class_names(dataset: DatasetName) -> list[str]:
-    """The names of the classes of a data set, in the order of the labels."""
-    return list(SETS[dataset].classes) if dataset in ("fashion_mnist", "kmnist") else list("0123456789")
-
-
 def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """The 1,797 handwritten digits that come with scikit-learn, 8x8 and 0..16 there: the last fifth is the test set.
+    """The 1,797 digits of scikit-learn, 8x8 and 0..16 there: (N, 28, 28) uint8, (N,) int64; the last fifth is test."""
+    from sklearn import datasets
 
-    Returns:
-        Images (N, 28, 28) uint8 and labels (N,) int64.
-    """
-    from sklearn.datasets import load_digits as load
-
-    digits = load()
+    digits = datasets.load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
     images = F.interpolate(small, size=(28, 28), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 28, 28)
     labels = torch.tensor(digits.target, dtype=torch.int64)
-    cut = len(images) - len(images) // 5
-    return (images[:cut], labels[:cut]) if split == "train" else (images[cut:], labels[cut:])
+    part = slice(0, 1438) if split == "train" else slice(1438, None)
+    return images[part], labels[part]

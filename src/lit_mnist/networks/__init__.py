@@ -1,6 +1,28 @@
-"""Networks: plain PyTorch modules, images in, logits out."""
+"""Networks: plain PyTorch modules, images in, logits out; and what a checkpoint says of them."""
+
+import inspect
+from typing import Any
+
+from torch import nn
 
 from lit_mnist.networks.cnn import CNN
 from lit_mnist.networks.mlp import MLP
 
 __all__ = ["CNN", "MLP"]
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """One of these networks with its arguments as plain data, as YAML has it; {} for any other."""
+    kind = type(network)
+    if kind not in (globals()[name] for name in __all__):
+        return {}
+    arguments = {name: getattr(network, name) for name in inspect.signature(kind).parameters}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    return {"network": {"class_path": f"{__name__}.{kind.__name__}", "init_args": plain}}
+
+
+def build(described: dict[str, Any]) -> nn.Module | None:
+    """The network that was described; None where it is none of these."""
+    spec = described.get("network", {})
+    name = str(spec.get("class_path")).removeprefix(f"{__name__}.")
+    return globals()[name](**spec["init_args"]) if name in __all__ else None

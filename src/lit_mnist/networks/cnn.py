@@ -6,29 +6,22 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """Three 5x5 convolutions with stride 2, each with batch norm and ReLU, and a linear layer that gives the logits.
 
-    Strides halve the image instead of pooling: each convolution then computes only the outputs that are kept.
+    A ValueError names an argument that lies outside its range.
 
     Args:
         channels: Channels after the first convolution, at least 1; each of the other two doubles them.
         dropout: Share of the features dropped before the last layer, 0 to below 1.
         num_classes: Number of logits, at least 1.
-
-    Raises:
-        ValueError: An argument lies outside its range; the message names it.
     """
 
     def __init__(self, channels: int = 8, dropout: float = 0.25, num_classes: int = 10) -> None:
-        if channels < 1:
-            raise ValueError(f"channels: {channels} is not at least 1")
+        for name, value in (("channels", channels), ("num_classes", num_classes)):
+            if value < 1:
+                raise ValueError(f"{name}: {value} is not at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: {dropout} is not in [0, 1)")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: {num_classes} is not at least 1")
-
         super().__init__()
-        self.channels = channels
-        self.dropout = dropout
-        self.num_classes = num_classes
+        self.channels, self.dropout, self.num_classes = channels, dropout, num_classes
         self.layers = nn.Sequential(
             *_halve(1, channels),  # (B, 1, 28, 28) -> (B, C, 14, 14)
             *_halve(channels, 2 * channels),  # -> (B, 2C, 7, 7)

@@ -6,30 +6,22 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU and optional dropout between them; the last layer gives the logits.
+    """Fully connected layers with ReLU and optional dropout; weights start Glorot uniform and biases at 0, as in Keras.
 
-    Weights start Glorot uniform and biases at zero, as in Keras; PyTorch's own start is another.
+    A ValueError names an argument that lies outside its range.
 
     Args:
         hidden_sizes: Width of each hidden layer, each at least 1; none makes it a linear classifier.
-        dropout: Share of activations dropped after each hidden layer, 0 to below 1: one number for all of them
-            or one per layer.
+        dropout: Share of activations dropped after the hidden layers, 0 to below 1: one for all or one for each.
         num_classes: Number of logits.
-
-    Raises:
-        ValueError: An argument lies outside its range; the message names it.
     """
 
     def __init__(
-        self,
-        hidden_sizes: Sequence[int] = (256, 128),
-        dropout: float | Sequence[float] = 0.0,
-        num_classes: int = 10,
+        self, hidden_sizes: Sequence[int] = (256, 128), dropout: float | Sequence[float] = 0.0, num_classes: int = 10
     ) -> None:
         shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(hidden_sizes)
-        for size in hidden_sizes:
-            if size < 1:
-                raise ValueError(f"hidden_sizes: {size} is not at least 1")
+        if min(hidden_sizes, default=1) < 1:
+            raise ValueError(f"hidden_sizes: {min(hidden_sizes)} is not at least 1")
         for share in shares:
             if not 0 <= share < 1:
                 raise ValueError(f"dropout: {share} is not in [0, 1)")
@@ -37,9 +29,7 @@ class MLP(nn.Module):
             raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
 
         super().__init__()
-        self.hidden_sizes = hidden_sizes
-        self.dropout = dropout
-        self.num_classes = num_classes
+        self.hidden_sizes, self.dropout, self.num_classes = hidden_sizes, dropout, num_classes
         layers: list[nn.Module] = []
         in_features = 28 * 28
         for size, share in zip(hidden_sizes, shares, strict=True):

@@ -29,7 +29,7 @@ def run_callbacks(run: str | Path, checkpoints: bool = True, show: bool = True) 
 
 
 class EpochSeed(Callback):
-    """Makes all that is random in an epoch follow from (seed, epoch, device), so that it can be entered at its start."""
+    """Makes all that is random in an epoch follow from (seed, epoch, device), so that a fit can go on there."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         key = (int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.current_epoch, trainer.global_rank)

@@ -46,9 +46,8 @@ def find_checkpoint(name: str, logs: Path | str = LOGS) -> Path:
     folder = max(fits, key=_number) / "checkpoints"
     if (path := folder / f"{name}.ckpt").is_file():
         return path
-    raise CheckpointError(
-        f"the newest run, {folder.parent}, has no {name}.ckpt; it has {', '.join(sorted(p.name for p in folder.iterdir()))}"
-    )
+    others = ", ".join(sorted(path.name for path in folder.iterdir()))
+    raise CheckpointError(f"the newest run, {folder.parent}, has no {name}.ckpt; it has {others}")
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -18,7 +18,7 @@ from lit_mnist.errors import fail
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
-from lit_mnist.views.dashboard import Part
+from lit_mnist.views.dashboard import FitPart, TestPart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,14 @@ def fit_and_test(root: Path, config: Path, seed: int) -> Path:
     last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
         return run
-    quiet = ["--trainer.default_root_dir", str(root), "--trainer.logger", "false", "--skip", json.dumps(get_args(Part))]
+    quiet = [
+        "--trainer.default_root_dir",
+        str(root),
+        "--trainer.logger",
+        "false",
+        "--skip",
+        json.dumps(get_args(FitPart) + get_args(TestPart)),
+    ]
     quiet += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
@@ -129,7 +136,9 @@ def _lines(rows: list[Row], command: str) -> list[str]:
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
     head = ["# Results over seeds", "", f"`{command}`", ""]
-    about = f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation over seeds."
+    about = (
+        f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation over seeds."
+    )
     return [*head, about, "", *lines, "", "![Curves of every config](curves.png)", ""]
 
 

@@ -84,12 +84,16 @@ def export(
         write_onnx(model, part, about)
         session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
         answers = [session.run(None, {"images": batch.numpy()}) for batch in (images[:1], images[1:])]  # of any size
-        probabilities, classes = (torch.cat([torch.from_numpy(one) for one in both]) for both in zip(*answers))
+        probabilities, classes = (
+            torch.cat([torch.from_numpy(one) for one in both]) for both in zip(*answers, strict=True)
+        )
         difference = (probabilities - expected[0]).abs().max().item()
         if not difference < TOLERANCE or not torch.equal(classes, expected[1]):
             fail(f"{path} is not written: its probabilities differ from PyTorch's by up to {difference:.1g}", status=1)
     print(f"exported  {os.path.relpath(path)}  ({path.stat().st_size / 1000:,.0f} kB)")
-    print(f"checked   all {len(images):,} test images of {dataset} (accuracy {accuracy:.4f}) are answered as by PyTorch,")
+    print(
+        f"checked   all {len(images):,} test images of {dataset} (accuracy {accuracy:.4f}) are answered as by PyTorch,"
+    )
     print(f"          probabilities to {difference:.1g}")
     print(f"load it   onnxruntime.InferenceSession({os.path.relpath(path)!r})")
 

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-Part = Literal[
-    *("history", "samples", "weights", "graph", "charts", "histograms", "throughput", "hparams"),
-    *("confusion", "mistakes", "calibration", "pr_curves", "embedding"),
-]
+FitPart = Literal["history", "samples", "weights", "graph", "charts", "histograms", "throughput", "hparams"]
+TestPart = Literal["confusion", "mistakes", "calibration", "pr_curves", "embedding"]
+Part = FitPart | TestPart
 
 
 class Dashboard(Callback):
@@ -64,7 +63,9 @@ class Dashboard(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if "samples" not in self.skip and hasattr(data, "splits"):
             images, labels = data.splits["train"]
-            leave_figure(trainer, figures.samples(images[:36], labels[:36], pl_module.classes), self.run / "samples.png")
+            leave_figure(
+                trainer, figures.samples(images[:36], labels[:36], pl_module.classes), self.run / "samples.png"
+            )
         first = next(pl_module.network.parameters())
         if "weights" not in self.skip and first.shape[1:] == (28 * 28,):  # a unit for whole images
             leave_figure(trainer, figures.weights(first), self.run / "weights.png")
@@ -99,4 +100,6 @@ def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
     figures.save(figure, path)
     for writer in writers(trainer):
         with Image.open(path) as image:
-            writer.add_image(f"figures/{path.stem}", np.asarray(image.convert("RGB")), trainer.global_step, dataformats="HWC")
+            writer.add_image(
+                f"figures/{path.stem}", np.asarray(image.convert("RGB")), trainer.global_step, dataformats="HWC"
+            )

@@ -85,7 +85,9 @@ def find_runs(folder: Path) -> list[Path]:
     runs = [path.parent.resolve() for path in folder.rglob("metrics.csv")]
     if not runs:
         fail(f"{folder}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
-    return sorted(runs, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run))])
+    return sorted(
+        runs, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run))]
+    )
 
 
 def read_run(folder: Path, name: str) -> Run:

@@ -3,6 +3,7 @@
 import errno
 import socket
 import sys
+from typing import Any
 
 from torch import nn
 
@@ -36,7 +37,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     if not local:
         print(f"lit-mnist: warning: --host {host}: all who can reach this machine can use the page", file=sys.stderr)
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
-    limits = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
+    limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])
 
 
