@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check soak bench
+.PHONY: quickstart test check bench
 
 quickstart: .venv/installed  ## fit and test on small digits that need no download
 	@$(BIN)/python -m lit_mnist fit --config configs/quickstart.yaml
@@ -27,13 +27,9 @@ check: .venv/installed  ## style and types
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-soak: .venv/installed  ## kill fits 50 times at random moments and count what survives
-	@$(BIN)/python tests/kills.py --kills 50
-
-bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, its growth and its extras, into benchmarks/results
+bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers and its growth, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/scale.py
-	@$(BIN)/python benchmarks/dashboard.py
 
 benchmarks/.venv-peers/installed: benchmarks/peers.txt
 	@$(PYTHON) -m venv $(@D)

@@ -32,7 +32,6 @@ def contenders(data: Path) -> dict[str, list[str]]:
         "bare PyTorch loop": [sys.executable, str(HERE / "bare_loop.py")],
         "lit_mnist": ours,
         "lit_mnist fast": [*ours, "--", *FAST],
-        "lit_mnist fast bf16": [*ours, "--", *FAST, "--trainer.precision", "bf16-mixed"],
         "Keras 3 on JAX": ["env", "KERAS_BACKEND=jax", *keras],
         "Keras 3 on TensorFlow": ["env", "KERAS_BACKEND=tensorflow", *keras],
         "Keras 3 on PyTorch": ["env", "KERAS_BACKEND=torch", *keras],
@@ -58,8 +57,14 @@ def save_data(path: Path) -> None:
     np.savez(path, **arrays, **{f"{split}_labels": loader.labels.numpy() for split, loader in loaders.items()})
 
 
+def processor() -> str:
+    """The name of the processor as one word, such as amd_epyc: results of several stand side by side."""
+    name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return re.sub(r"\W+", "_", name[1].lower()) if name else "unknown_processor"
+
+
 def machine() -> str:
-    """Processor, cores, threads, versions and commit."""
+    """Date, processor, cores, threads, versions and commit."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = [
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "lightning", "torchmetrics", "numpy")
@@ -67,6 +72,7 @@ def machine() -> str:
     peers = re.findall(r"^(.*==.*)$", (HERE / "peers.txt").read_text(), re.MULTILINE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     parts = [
+        datetime.date.today().isoformat(),
         cpu[1] if cpu else "unknown processor",
         f"{os.cpu_count()} cores",
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
@@ -112,6 +118,7 @@ def main() -> None:
         data = Path(folder) / "mnist.npz"
         save_data(data)
         commands = {name: command for name, command in contenders(data).items() if options.only in name}
+        commands = {name: command for name, command in commands.items() if PEERS.exists() or str(PEERS) not in command}
         results: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for seed in range(options.rounds):
             for name, command in commands.items():
@@ -136,7 +143,7 @@ def main() -> None:
                 "test_accuracy": statistics.mean(accuracies),
             }
         )
-    name = datetime.date.today().isoformat()
+    name = processor()
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -144,7 +151,7 @@ def main() -> None:
         writer.writerows(rows)
     write_table(
         options.out / f"{name}.md",
-        f"Ten epochs of the MNIST fit, {name}",
+        "Ten epochs of the MNIST fit",
         f"`make bench`: {options.rounds} rounds, each contender once per round, in turn. Seconds of the fit alone,"
         " without start-up. Ratio: median over the rounds of the ratio to the bare loop.",
         ["contender", "median s", "min..max s", "ratio", "test accuracy"],

@@ -1,7 +1,6 @@
 """How cost grows: seconds per epoch and peak memory against samples, batch size, hidden width and devices."""
 
 import argparse
-import datetime
 import json
 import os
 import resource
@@ -10,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import write_table
+from bench import processor, write_table
 
 HERE = Path(__file__).parent
 SAMPLES = (12_000, 24_000, 48_000, 96_000, 192_000, 480_000)
@@ -38,11 +37,12 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
             self.seconds = time.perf_counter() - self.start
 
     class Noise(MNISTDataModule):
-        def setup(self, stage: str | None = None) -> None:
-            if not self._splits:
-                images = torch.randint(0, 256, (samples + 2000, 28, 28), dtype=torch.uint8)
-                labels = torch.randint(0, 10, (samples + 2000,))
-                self._splits = {"train": (images[2000:], labels[2000:]), "val": (images[:2000], labels[:2000])}
+        def prepare_data(self) -> None:
+            pass
+
+        def load(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+            count = samples + 2000
+            return torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8), torch.randint(0, 10, (count,))
 
     clock = Clock()
     trainer = L.Trainer(
@@ -57,7 +57,7 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
         num_sanity_val_steps=0,
         callbacks=[clock],
     )
-    trainer.fit(Classifier(network=MLP(hidden_sizes=(width, 128))), Noise(batch_size=batch_size))
+    trainer.fit(Classifier(network=MLP(hidden_sizes=(width, 128))), Noise(val_size=2000, batch_size=batch_size))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if trainer.is_global_zero:
         print(
@@ -87,10 +87,9 @@ def main() -> None:
         figures = json.loads(output.strip().splitlines()[-1])
         rows.append([*(f"{number:,}" for number in case), *(f"{value:.2f}" for value in figures.values())])
         print(*rows[-1], flush=True)
-    today = datetime.date.today().isoformat()
     write_table(
-        HERE / "results" / f"{today}-scale.md",
-        f"How cost grows, {today}",
+        HERE / "results" / f"{processor()}-scale.md",
+        "How cost grows",
         "`python benchmarks/scale.py`: a network of two hidden layers, the second of 128, on noise of MNIST's form; the"
         " second of two epochs, n=1. Two devices are two processes of one thread each.",
         ["samples", "batch size", "first width", "devices", "s per epoch", "peak MB", "peak MB over import"],

@@ -13,8 +13,6 @@ PEERS = BENCHMARKS / ".venv-peers" / "bin" / "python"
 SHORT = ("--epochs", "1", "--limit_batches", "3")
 SHORT_FIT = ("--", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3")
 
-pytestmark = pytest.mark.slow
-
 
 def run(python: str, script: str, *args: str, **environ: str) -> dict[str, float]:
     command = [python, str(BENCHMARKS / script), *args]

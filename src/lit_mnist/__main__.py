@@ -15,9 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist import __version__
 from lit_mnist.classifier import CheckpointError
-from lit_mnist.cli import COMMANDS, Parser, run_command
+from lit_mnist.cli import COMMANDS, run_command
 from lit_mnist.data import DataError, MNISTDataModule
-from lit_mnist.errors import fail
+from lit_mnist.errors import Parser, fail
 from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.reproduce import reproduce

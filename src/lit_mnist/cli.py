@@ -1,19 +1,16 @@
 """fit, validate and test: LightningCLI with run folders and checkpoints by name, from which options follow."""
 
 import argparse
-import difflib
 import inspect
 import json
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as L
-import torch
 import yaml
-from jsonargparse import DefaultHelpFormatter
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,7 +21,7 @@ from lit_mnist import networks
 from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import fail
+from lit_mnist.errors import Parser, fail
 from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
@@ -38,46 +35,6 @@ COMMANDS = {
 }
 DECISIVE = ("model.", "data.", "seed_everything")  # how options begin that a fit which continues may not change
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
-
-
-class ShortHelp(DefaultHelpFormatter):
-    """Leaves out the names of all classes that an option could take where they are hundreds."""
-
-    def add_argument(self, action: Any) -> None:
-        if len(getattr(action, "extra_help", str)()) > 1500:
-            action.extra_help = str
-        super().add_argument(action)
-
-
-class Parser(LightningArgumentParser):
-    """Takes no abbreviations, and reports what it cannot parse in one line."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, formatter_class=ShortHelp, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        if message.startswith("unrecognized arguments: --"):
-            typed = message.split()[2].partition("=")[0]
-            known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
-            near = difflib.get_close_matches(typed, known, n=1) or ["--help"]
-            fail(f"{typed}: there is no such option; did you mean {near[0]}?" if near else f"{typed}: see --help")
-        fail(shortened(message))
-
-
-def shortened(message: str) -> str:
-    """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
-    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].splitlines()[0]
-    while (found := message.partition('Parser key "'))[1]:
-        key, _, message = found[2].partition('":')
-        option = f"{option}.{key}" if option and option != key else key
-    lines = (message.partition("Errors:")[2] or message).strip().splitlines()
-    texts = [line.strip(" -") for line in lines if not line.endswith(":")]
-    reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
-    reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
-    plain = "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
-    return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -154,7 +111,10 @@ class CLI(LightningCLI):
             if run is None:
                 raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
             return str(run / "config.yaml")
-        options: dict[str, Any] = {"data": saved.get("datamodule_hyper_parameters", {})}
+        kind: Any = self.datamodule_class
+        taken = inspect.signature(kind).parameters  # a subclass may have other options
+        data = saved.get("datamodule_hyper_parameters", {})
+        options: dict[str, Any] = {"data": {name: value for name, value in data.items() if name in taken}}
         if networks.build(own := saved["hyper_parameters"]):  # the parser imports what it is given
             arguments = {name: value for name, value in own["network"]["init_args"].items() if name != "num_classes"}
             options["model"] = {"network": {**own["network"], "init_args": arguments}}
@@ -177,9 +137,8 @@ class CLI(LightningCLI):
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
         command = str(self.subcommand)
         options, skip = self.config_init[command].trainer, self.config_init[command].skip
-        given = (
-            options.callbacks if isinstance(options.callbacks, list) else [options.callbacks] * bool(options.callbacks)
-        )
+        given = [] if options.callbacks is None else options.callbacks
+        given = given if isinstance(given, list) else [given]
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
@@ -193,14 +152,12 @@ class CLI(LightningCLI):
             self.save_config_kwargs = {"save_to_log_dir": False}
             SaveRunConfig.run = self.run
             if options.logger in (None, True):
-                folder: Any = {
-                    "save_dir": self.run.parent.parent,
-                    "name": self.run.parent.name,
-                    "version": self.run.name,
-                }
-                step = torch.load(self.checkpoint, weights_only=True)["global_step"] if self.checkpoint else None
-                purge = step if command == "fit" else None  # what was logged from here on is logged again
-                kwargs["logger"] = TensorBoardLogger(**folder, default_hp_metric=False, purge_step=purge)
+                resumed = self.checkpoint if command == "fit" else None
+                purge = read_checkpoint(resumed)["global_step"] if resumed else None  # what came after is logged again
+                logs = self.run.parent
+                kwargs["logger"] = TensorBoardLogger(
+                    logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=purge
+                )
             if command == "fit":
                 callbacks = run_callbacks(self.run, options.enable_checkpointing is not False)
                 callbacks.append(Dashboard(self.run, skip))
@@ -234,14 +191,13 @@ class CLI(LightningCLI):
         try:
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit:
-            number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
-            if number and self.trainer.is_global_zero:
-                how = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
-                print(
-                    f"\nstopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; {how or 'no epoch was finished'}",
-                    file=sys.stderr,
-                )
-            sys.exit(128 + number if number else None)
+            if not (number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0):
+                raise
+            if self.trainer.is_global_zero:
+                way = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
+                why = {15: "SIGTERM", 2: "Ctrl-C"}[number]
+                print(f"\nstopped by {why}; {way or 'no epoch was finished'}", file=sys.stderr)
+            sys.exit(128 + number)
         finally:
             self._forget_unbegun_run()
         if self.run and self.trainer.is_global_zero:

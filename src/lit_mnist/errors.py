@@ -1,8 +1,11 @@
 """What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
 
+import difflib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -16,3 +19,43 @@ def fail(message: object, status: int = 2) -> NoReturn:
     if getattr(rank_zero_only, "rank", 0) == 0:
         print_error(message)
     sys.exit(status)
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Leaves out the names of all classes that an option could take where they are hundreds."""
+
+    def add_argument(self, action: Any) -> None:
+        if len(getattr(action, "extra_help", str)()) > 1500:
+            action.extra_help = str
+        super().add_argument(action)
+
+
+class Parser(LightningArgumentParser):
+    """Takes no abbreviations, and reports what it cannot parse in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=ShortHelp, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if message.startswith("unrecognized arguments: --"):
+            typed = message.split()[2].partition("=")[0]
+            known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
+            near = difflib.get_close_matches(typed, known, n=1) or ["--help"]
+            fail(f"{typed}: there is no such option; did you mean {near[0]}?" if near else f"{typed}: see --help")
+        fail(shortened(message))
+
+
+def shortened(message: str) -> str:
+    """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
+    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].splitlines()[0]
+    while (found := message.partition('Parser key "'))[1]:
+        key, _, message = found[2].partition('":')
+        option = f"{option}.{key}" if option and option != key else key
+    lines = (message.partition("Errors:")[2] or message).strip().splitlines()
+    texts = [line.strip(" -") for line in lines if not line.endswith(":")]
+    reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
+    reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
+    plain = "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
+    return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason

@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import numpy as np
@@ -191,7 +192,7 @@ def test_only_images_that_train_are_augmented(digits: MNISTDataModule, quiet: Qu
 
 def test_devices_that_do_not_share_a_batch_evenly_are_refused(digits: MNISTDataModule) -> None:
     class Three:
-        world_size, global_rank, overfit_batches = 3, 0, 0
+        world_size, global_rank, overfit_batches, strategy = 3, 0, 0, SimpleNamespace(root_device="cpu")
 
     digits.trainer = Three()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"^batch_size: 32 does not divide evenly among 3 devices$"):

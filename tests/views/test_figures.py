@@ -72,12 +72,12 @@ def test_samples_show_the_images_dark_on_light_with_their_labels() -> None:
         assert (sheet[int(y) + 2 : int(y) + 30, int(x) - 14 : int(x) + 14] == i).all()  # each below its label
 
 
-@pytest.mark.parametrize(("units", "side"), [(256, 16), (10, 4), (2, 2), (1000, 16)])
+@pytest.mark.parametrize(("units", "side"), [(256, 8), (10, 4), (2, 2), (1000, 8)])
 def test_the_weights_stand_in_a_square_of_images(units: int, side: int) -> None:
     figure = figures.weights(torch.randn(units, 784))
     width = figure.axes[0].images[0].get_array().shape[1]
     assert width == side * 30 + 2
-    assert texts(figure) == [f"weights of {min(units, 256)} of the {units} units in the first layer"]
+    assert texts(figure) == [f"weights of {min(units, 64)} of the {units} units in the first layer"]
 
 
 def test_the_confusion_matrix_has_counts_and_shares_of_the_rows() -> None:
@@ -152,6 +152,7 @@ def test_mistakes_name_truth_answer_and_probability() -> None:
     images = torch.zeros(2, 28, 28, dtype=torch.uint8)
     figure = figures.mistakes(images, torch.tensor([4, 2]), torch.tensor([9, 7]), torch.tensor([0.994, 0.61]), DIGITS)
     assert texts(figure) == ["4 as 9, 99%", "2 as 7, 61%"]
+    assert [figures.percent(p) for p in (0.61, 0.9949, 0.9998, 1.0)] == ["61%", "99%", "99.98%", "99.99%"]
     figure = figures.mistakes(images, torch.tensor([0, 9]), torch.tensor([6, 7]), torch.tensor([0.994, 0.61]), FASHION)
     assert texts(figure) == ["T-shirt/top as\nShirt, 99%", "Ankle boot as\nSneaker, 61%"]
 

@@ -143,11 +143,11 @@ def weights(weight: Tensor) -> "Figure":
     """What each unit of the first layer looks for: light where a pixel excites it, dark where it inhibits.
 
     Args:
-        weight: The layer's weights, (units, 784) float32; the first 256 units are drawn.
+        weight: The layer's weights, (units, 784) float32; the first 64 units are drawn.
     """
     from torchvision.utils import make_grid
 
-    kept = weight[:256].detach().float().cpu()
+    kept = weight[:64].detach().float().cpu()
     columns = math.ceil(math.sqrt(len(kept)))
     grid = make_grid(kept.view(-1, 1, 28, 28), nrow=columns, padding=2, pad_value=math.nan)[0]  # (rows, columns) px
     figure, axes = new_figure(7, 6)
@@ -214,8 +214,13 @@ def mistakes(
     names = [shortened(name, 11) for name in classes]
     break_ = "\n" if max(map(len, names)) > 3 else " "
     given = zip(labels.tolist(), answers.tolist(), probabilities.tolist(), strict=True)
-    titles = [f"{names[label]} as{break_}{names[answer]}, {p:.0%}" for label, answer, p in given]
+    titles = [f"{names[label]} as{break_}{names[answer]}, {percent(p)}" for label, answer, p in given]
     return _gallery(images, titles, columns=6)
+
+
+def percent(probability: float) -> str:
+    """A probability as a person reads it: 97 %, but 99.98 % where a whole number would say 100 %."""
+    return f"{probability:.0%}" if probability < 0.995 else f"{min(probability, 0.9999):.2%}"
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":

@@ -1,0 +1,82 @@
+"""Every command and snippet of README.md and docs/parts.md runs, in the order given, on the embedded digits."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Cli
+from PIL import Image
+
+from lit_mnist import MNISTDataModule
+
+README = (ROOT / "README.md").read_text()
+SHORT = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.enable_model_summary", "false")
+SLOW = ("demo", "--trainer.devices", "reproduce")  # which have tests of their own
+
+
+def commands(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def run(cli: Cli, command: str) -> None:
+    """Run a command of the program in this process, a fit for a moment."""
+    words: list[Any] = shlex.split(command)[3:]
+    own = "--config" in words or "--ckpt_path" in words or "--model.weights" in words
+    if words[0] == "fit" and not any(word.endswith(".help") for word in words):
+        words += SHORT if "--ckpt_path" not in words else SHORT[2:4]
+        words += ["--data.dataset", "digits"] if not own or "--config" in words or "--model.weights" in words else []
+    done = cli(*words)
+    assert done.status == 0, f"{command}\n{done.err}"
+
+
+def write_snippets(text: str, folder: Path) -> None:
+    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
+        (folder / name).write_text(code)
+
+
+def test_every_command_of_the_readme_works_in_the_order_given(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "scans").mkdir()
+    data = MNISTDataModule("digits")
+    data.setup("test")
+    for name, image in zip(("photo.jpg", "scans/1.png", "scans/2.png"), data.splits["test"][0], strict=False):
+        Image.fromarray(image.numpy()).save(tmp_path / name)
+    found = [command for command in commands(README) if command.startswith("python -m lit_mnist")]
+    assert len(found) >= 10
+    for command in found:
+        if not any(word in command for word in SLOW):
+            run(cli, command)
+
+
+def test_every_snippet_and_command_of_the_parts_page_works(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "parts.md").read_text()
+    write_snippets(text, tmp_path)
+    for command in commands(text):
+        if command.startswith("python -m lit_mnist"):
+            run(cli, command)
+        else:
+            script, *arguments = shlex.split(command)[1:]
+            monkeypatch.setattr(sys, "argv", [script, *arguments])
+            runpy.run_path(str(tmp_path / script), run_name="__main__")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_every_file_that_a_page_links_to_exists(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    assert [link for link in links if not link.startswith("http") and not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(commands(README)), re.MULTILINE))
+def test_every_make_target_in_the_readme_exists(target: str) -> None:
+    assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
