@@ -15,7 +15,7 @@ from PIL import Image
 from lit_mnist import MNISTDataModule
 
 README = (ROOT / "README.md").read_text()
-SHORT = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.enable_model_summary", "false")
+SHORT = ("--trainer.enable_model_summary", "false", "--trainer.max_epochs", 1)
 SLOW = ("demo", "--trainer.devices", "reproduce")  # which have tests of their own
 
 
@@ -29,7 +29,7 @@ def run(cli: Cli, command: str) -> None:
     words: list[Any] = shlex.split(command)[3:]
     own = "--config" in words or "--ckpt_path" in words or "--model.weights" in words
     if words[0] == "fit" and not any(word.endswith(".help") for word in words):
-        words += SHORT if "--ckpt_path" not in words else SHORT[2:4]
+        words += SHORT if "--ckpt_path" not in words else SHORT[:2]
         words += ["--data.dataset", "digits"] if not own or "--config" in words or "--model.weights" in words else []
     done = cli(*words)
     assert done.status == 0, f"{command}\n{done.err}"

@@ -13,6 +13,7 @@ import lightning.pytorch as L
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -53,6 +54,7 @@ class CLI(LightningCLI):
     """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
 
     checkpoint: Path | None = None  # what is continued or evaluated
+    saved: Any = None  # what it holds
     run: Path | None = None  # where this run leaves its files; None where it leaves none
 
     @staticmethod
@@ -98,6 +100,7 @@ class CLI(LightningCLI):
                     raise
                 self.checkpoint = find_checkpoint("last", logs)
                 print("the newest run has no best.ckpt, since nothing was validated; its last.ckpt is taken")
+            self.saved = read_checkpoint(self.checkpoint)
             args = [command, "--config", self._options_of(self.checkpoint, command), *args[1:]]
         self.config = parser.parse_args(args)
         self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
@@ -106,16 +109,15 @@ class CLI(LightningCLI):
 
     def _options_of(self, checkpoint: Path, command: str) -> str:
         """What follows from a checkpoint, as a value of --config."""
-        run, saved = run_of(checkpoint), read_checkpoint(checkpoint)
         if command == "fit":
-            if run is None:
+            if (run := run_of(checkpoint)) is None:
                 raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
             return str(run / "config.yaml")
         kind: Any = self.datamodule_class
         taken = inspect.signature(kind).parameters  # a subclass may have other options
-        data = saved.get("datamodule_hyper_parameters", {})
+        data = self.saved.get("datamodule_hyper_parameters", {})
         options: dict[str, Any] = {"data": {name: value for name, value in data.items() if name in taken}}
-        if networks.build(own := saved["hyper_parameters"]):  # the parser imports what it is given
+        if networks.build(own := self.saved["hyper_parameters"]):  # the parser imports what it is given
             arguments = {name: value for name, value in own["network"]["init_args"].items() if name != "num_classes"}
             options["model"] = {"network": {**own["network"], "init_args": arguments}}
         return json.dumps(options)
@@ -142,8 +144,8 @@ class CLI(LightningCLI):
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
-        if options.enable_progress_bar is None and not sys.stdout.isatty():
-            kwargs["enable_progress_bar"] = False
+        if options.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in given):
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
         if command == "validate" or options.fast_dev_run:  # which leave nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
             self.save_config_callback = None
@@ -152,8 +154,7 @@ class CLI(LightningCLI):
             self.save_config_kwargs = {"save_to_log_dir": False}
             SaveRunConfig.run = self.run
             if options.logger in (None, True):
-                resumed = self.checkpoint if command == "fit" else None
-                purge = read_checkpoint(resumed)["global_step"] if resumed else None  # what came after is logged again
+                purge = self.saved["global_step"] if self.saved and command == "fit" else None  # is logged again
                 logs = self.run.parent
                 kwargs["logger"] = TensorBoardLogger(
                     logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=purge
@@ -180,7 +181,7 @@ class CLI(LightningCLI):
         """Whether this tests another data set than the checkpoint's or a part of it, which is no result of its run."""
         if self.subcommand != "test" or self.checkpoint is None:
             return False
-        trained = read_checkpoint(self.checkpoint).get("datamodule_hyper_parameters", {})
+        trained = self.saved.get("datamodule_hyper_parameters", {})
         limit = self.config_init.test.trainer.limit_test_batches  # 1 is one batch, 1.0 all of them
         other = trained.get("dataset") != self.datamodule.hparams.get("dataset")
         return other or isinstance(limit, int) or limit not in (None, 1.0)
@@ -240,12 +241,10 @@ class CLI(LightningCLI):
 
     def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
         assert self.checkpoint
-        saved = read_checkpoint(self.checkpoint)
-        given = self.config[str(self.subcommand)].model.network.class_path
-        if "network" not in saved["hyper_parameters"] and saved.get("network") != given:
-            name = saved.get("network")
+        given, name = self.config[str(self.subcommand)].model.network.class_path, self.saved.get("network")
+        if "network" not in self.saved["hyper_parameters"] and name != given:
             raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
-        model.load_network(saved, self.checkpoint)
+        model.load_network(self.saved, self.checkpoint)
         if self.trainer.is_global_zero:
             print(f"checkpoint  {relative(self.checkpoint)}")
         evaluate(model, datamodule, verbose=True)

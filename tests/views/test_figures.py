@@ -154,7 +154,7 @@ def test_mistakes_name_truth_answer_and_probability() -> None:
     assert texts(figure) == ["4 as 9, 99%", "2 as 7, 61%"]
     assert [figures.percent(p) for p in (0.61, 0.9949, 0.9998, 1.0)] == ["61%", "99%", "99.98%", "99.99%"]
     figure = figures.mistakes(images, torch.tensor([0, 9]), torch.tensor([6, 7]), torch.tensor([0.994, 0.61]), FASHION)
-    assert texts(figure) == ["T-shirt/top as\nShirt, 99%", "Ankle boot as\nSneaker, 61%"]
+    assert texts(figure) == ["T-shirt/top as\nShirt\n99%", "Ankle boot as\nSneaker\n61%"]
 
 
 def test_no_mistakes_are_said_to_be_none() -> None:

@@ -212,9 +212,9 @@ def mistakes(
         axes.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
     names = [shortened(name, 11) for name in classes]
-    break_ = "\n" if max(map(len, names)) > 3 else " "
+    form = "{} as\n{}\n{}" if max(map(len, names)) > 3 else "{} as {}, {}"
     given = zip(labels.tolist(), answers.tolist(), probabilities.tolist(), strict=True)
-    titles = [f"{names[label]} as{break_}{names[answer]}, {percent(p)}" for label, answer, p in given]
+    titles = [form.format(names[label], names[answer], percent(p)) for label, answer, p in given]
     return _gallery(images, titles, columns=6)
 
 
