@@ -87,7 +87,7 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
         "--trainer.val_check_interval 0.5",
         "--trainer.max_time 00:00:01:00",
         "--trainer.callbacks+=EMAWeightAveraging",
-        "--trainer.callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {1:2}",
+        '--trainer.callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {"1":2}',
         "--data.augment torch.nn.Identity",
         "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.9 --model.lr_scheduler_interval step",
     ],

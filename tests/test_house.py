@@ -14,12 +14,12 @@ LINES = {  # at most, of all files of a room together
     STARTER: 560,
     ("runs",): 260,
     ("fast",): 110,
-    ("views",): 700,
+    ("views",): 720,
     ("use",): 710,
-    ("cli",): 300,
+    ("cli",): 320,
     ("trials",): 180,
-    ("__main__",): 130,
-    LEAVES: 90,
+    ("__main__",): 140,
+    LEAVES: 105,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do", "views/figures.py": "one function per figure"}  # beyond 230
 

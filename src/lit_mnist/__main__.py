@@ -7,10 +7,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist import __version__
@@ -73,7 +75,7 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
             sys.exit(130)
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             refused = error.__cause__ if isinstance(error.__cause__, ValueError) else error
             if option := option_of(refused, model, data):
                 fail(option)
@@ -85,6 +87,9 @@ def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     for kind, option in ((model, "model"), (data, "data")):
         if str(error).partition(":")[0] in inspect.signature(kind).parameters:
             return f"--{option}.{error}"
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    if last.f_globals.get("__name__", "").startswith("lightning."):
+        return f"--trainer: {error}"
     calls = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"]
     for call in reversed(calls):
         for kind, option in PARTS.items():
@@ -116,12 +121,17 @@ def set_up() -> None:
     torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("profilers.profiler", "tuner.lr_finder", "tuner.batch_size_scaling", "callbacks.timer"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # what they say was asked for
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
     for text in (
         "smaller than the logging interval",  # one value per epoch is logged
         "torch.jit.trace",  # TensorBoard's graph
         "LeafSpec",  # between Lightning and PyTorch
         "exists and is not empty",  # the folder of a run that goes on
         "could not find the monitored key",  # no validation yet, nothing to compare
+        "Unable to serialize instance",  # a device in the options of a callback
+        "trying to `self.log",  # with --trainer.barebones
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
 

@@ -13,7 +13,7 @@ import lightning.pytorch as L
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,11 +22,11 @@ from lit_mnist import networks
 from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import Parser, fail
-from lit_mnist.fast import FastClassifier
+from lit_mnist.errors import Parser, fail, nearest
+from lit_mnist.fast import FastClassifier, NoProfiler
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
-from lit_mnist.views.dashboard import Dashboard, Part
+from lit_mnist.views.dashboard import Dashboard, Part, StepLoss
 from lit_mnist.views.evaluation import Evaluation
 
 COMMANDS = {
@@ -144,8 +144,10 @@ class CLI(LightningCLI):
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
+        kwargs["profiler"] = options.profiler or NoProfiler()
         if options.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in given):
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
+            given = [*given, TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given
         if command == "validate" or options.fast_dev_run:  # which leave nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
             self.save_config_callback = None
@@ -161,7 +163,7 @@ class CLI(LightningCLI):
                 )
             if command == "fit":
                 callbacks = run_callbacks(self.run, options.enable_checkpointing is not False)
-                callbacks.append(Dashboard(self.run, skip))
+                callbacks += [Dashboard(self.run, skip), *([StepLoss()] if options.log_every_n_steps else [])]
             else:
                 kwargs["enable_checkpointing"] = False
                 callbacks = [Evaluation(self.run, str(self.checkpoint), skip)]
@@ -189,6 +191,7 @@ class CLI(LightningCLI):
     def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         last = self.run and self.run / "checkpoints" / "last.ckpt"
+        self._check_callbacks(model)
         try:
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit:
@@ -201,11 +204,25 @@ class CLI(LightningCLI):
             sys.exit(128 + number)
         finally:
             self._forget_unbegun_run()
+        if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
+            print("fast_dev_run passed: training and validation ran, and nothing is kept")
         if self.run and self.trainer.is_global_zero:
             self._print_run()
             best = self.run / "checkpoints" / "best.ckpt"
             if (checkpoint := best if best.is_file() else last) and checkpoint.is_file():
                 print(f"test with   {program()} test {self._options_to_read(checkpoint)}")
+
+    def _check_callbacks(self, model: Classifier) -> None:
+        """Refuse what would fail after an epoch, or do nothing."""
+        names = [str(name) for name in (*model.train_metrics.keys(), *model.val_metrics.keys(), "epoch", "step")]
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            kind, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+            if monitor and monitor not in names and type(model) is FastClassifier:  # a subclass may log others
+                self._forget_unbegun_run()
+                fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
+            if kind == "StochasticWeightAveraging":
+                self._forget_unbegun_run()
+                fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
 
     def _options_to_read(self, checkpoint: Path) -> str:
         """The options that test this run with a checkpoint, which may not know its network."""

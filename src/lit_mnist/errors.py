@@ -1,7 +1,10 @@
 """What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
 
 import difflib
+import inspect
 import sys
+from collections.abc import Iterable
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
@@ -42,9 +45,14 @@ class Parser(LightningArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             typed = message.split()[2].partition("=")[0]
             known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
-            near = difflib.get_close_matches(typed, known, n=1) or ["--help"]
-            fail(f"{typed}: there is no such option; did you mean {near[0]}?" if near else f"{typed}: see --help")
+            fail(f"{typed}: there is no such option{nearest(typed, known)}")
         fail(shortened(message))
+
+
+def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
+    """What a user may have meant, as the end of a message."""
+    near = difflib.get_close_matches(typed, known, n=1, cutoff=0.5)
+    return f"; did you mean {before}{near[0]}?" if near else "; see --help"
 
 
 def shortened(message: str) -> str:
@@ -57,5 +65,15 @@ def shortened(message: str) -> str:
     texts = [line.strip(" -") for line in lines if not line.endswith(":")]
     reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
     reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
-    plain = "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
+    if reason.startswith("Option '"):  # of a class, which is named nearby
+        name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
+        known = inspect.signature(kind).parameters
+        return f"--{option}.{name}: there is no such option{nearest(name, known, f'--{option}.')}"
+    if "arguments are required: " in reason:
+        return f"--{option}.{reason.rpartition(': ')[2].rpartition('.')[2]} is missing"
+    if reason.startswith("Unable to load config") and option in ("model", "data"):
+        return (
+            f"--{option}: a class of your own goes to main() in a script of your own, as docs/parts.md shows; {reason}"
+        )
+    plain = given not in reason and "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
     return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason

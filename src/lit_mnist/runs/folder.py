@@ -51,9 +51,9 @@ def find_checkpoint(name: str, logs: Path | str = LOGS) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or None where it lies elsewhere."""
-    run = checkpoint.resolve().parent.parent
-    return run if (run / "config.yaml").is_file() else None
+    """The run folder that a checkpoint lies in, at whatever depth, or None where it lies elsewhere."""
+    folders = list(checkpoint.resolve().parents)[1:4]  # a name such as {epoch}-{val/loss:.3f} makes folders
+    return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -42,6 +42,9 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError("the image has more than 50 megapixels; scale it down") from error
     except UnidentifiedImageError as error:
+        if str(source).endswith(".csv"):
+            how = "Image.fromarray(row.reshape(28, 28).astype('uint8')).save(...) makes an image of a row of 784 pixels"
+            raise ImageError(f"a table is no image; Pillow's {how}") from error
         raise ImageError(f"the file is no image in a format that is read: {', '.join(FORMATS)}") from error
     except OSError as error:
         raise ImageError(error.strerror or "the image is damaged or cut off") from error

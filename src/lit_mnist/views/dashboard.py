@@ -37,7 +37,7 @@ class Dashboard(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in writers(trainer) if "graph" not in self.skip else []:
-            example = torch.zeros(1, 28, 28, device=pl_module.device)
+            example = torch.zeros(1, 28, 28, device=pl_module.device, dtype=pl_module.dtype)
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -77,6 +77,15 @@ class Dashboard(Callback):
             if "hparams" not in self.skip:
                 last = {name: rows[-1][name] for name in metrics_of(rows[-1:])}
                 show_hparams(writer, self.run, last, trainer.global_step - 1)
+
+
+class StepLoss(Callback):
+    """Logs the loss that trains, as train/loss_step, after every --trainer.log_every_n_steps steps."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in trainer.loggers:
+                logger.log_metrics({"train/loss_step": outputs["loss"].item()}, trainer.global_step)
 
 
 def show_hparams(writer: "SummaryWriter", run: Path, metrics: dict[str, float], step: int) -> None:

@@ -1,0 +1,148 @@
+"""What people who train with Lightning every day type: it works with right figures, or is refused in one line."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DIGITS, Cli
+
+from lit_mnist import Classifier
+from lit_mnist.runs.folder import read_metrics
+
+FIT = ("fit", *DIGITS, "--data.eval_batch_size", 100, "--model.network.hidden_sizes", "[16]")
+RUN = Path("lightning_logs/version_0")
+
+WORKS = [
+    *(f"precision {value}" for value in ("32-true", "64-true", "bf16-mixed", "bf16-true")),
+    *("gradient_clip_val 0.5", "accumulate_grad_batches 3", "detect_anomaly true", "deterministic true"),
+    *("limit_train_batches 3", "limit_train_batches 0.3", "limit_val_batches 1", "limit_val_batches 0.5"),
+    *("limit_val_batches 0", "check_val_every_n_epoch 2", "val_check_interval 0.5", "val_check_interval 10"),
+    *("max_steps 80", "min_epochs 1", "max_time 00:00:01:00", "overfit_batches 2", "overfit_batches 0.4"),
+    *("inference_mode false", "barebones true", "benchmark true", "profiler simple", "num_sanity_val_steps 2"),
+    *("logger true", "logger false", "enable_checkpointing false", "enable_progress_bar true"),
+    *("enable_progress_bar false", "enable_model_summary true", "use_distributed_sampler false"),
+    *("reload_dataloaders_every_n_epochs 1", "log_every_n_steps 10", "sync_batchnorm true", "accelerator cpu"),
+    *("devices 1", "gradient_clip_algorithm norm", "fast_dev_run 2", "enable_autolog_hparams false"),
+    "logger CSVLogger --trainer.logger.save_dir csv",
+    "logger+=CSVLogger --trainer.logger.save_dir csv --trainer.logger+=TensorBoardLogger --trainer.logger.save_dir tb",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss",
+    "callbacks+=LearningRateMonitor",
+    "callbacks+=RichProgressBar",
+    "callbacks+=TQDMProgressBar",
+    "callbacks+=RichModelSummary",
+    "callbacks+=ModelCheckpoint --trainer.callbacks.monitor val/accuracy --trainer.callbacks.mode max",
+    "callbacks+=EMAWeightAveraging --trainer.callbacks.decay 0.5",
+    "callbacks+=WeightAveraging",
+    "callbacks+=Timer",
+    'callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {"1":2}',
+]
+REFUSED = {
+    "callbacks+=StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.01": "take EMAWeightAveraging",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val_loss": "did you mean val/loss?",
+    "callbacks+=ModelCheckpoint --trainer.callbacks.monitor accuracy": "which is not measured",
+    "val_check_interval 1000": "val_check_interval",
+    "precision 7": "--trainer.precision",
+    "limit_train_batches 1.5": "limit_train_batches",
+    "logger CSVLogger": "--trainer.logger.save_dir is missing",
+    "devices 0": "--trainer",
+    "strategy nonsense": "--trainer",
+}
+
+
+@pytest.mark.parametrize("option", WORKS)
+@pytest.mark.filterwarnings("ignore")
+def test_an_option_of_the_trainer_works(option: str, cli: Cli) -> None:
+    done = cli(*FIT, "--trainer.max_epochs", 2, *f"--trainer.{option}".split())
+    assert done.status == 0, done.err
+    assert "Traceback" not in done.err
+    if "barebones" in option or "fast_dev_run" in option:
+        assert not Path("lightning_logs").exists()
+        return
+    rows = read_metrics(RUN)
+    validated = [row["epoch"] for row in rows if "val/loss" in row]
+    expected = {"limit_val_batches 0": [], "check_val_every_n_epoch 2": [2]}
+    assert validated == expected.get(option, [row["epoch"] for row in rows])
+    assert (RUN / "checkpoints/last.ckpt").exists() == (option != "enable_checkpointing false")
+    assert ("curves" in done.out) == any(RUN.glob("events*"))
+    assert ("test with" in done.out) == (RUN / "checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_cannot_work_is_refused_in_one_line(option: str, cli: Cli, tmp_path: Path) -> None:
+    cli(*FIT, "--trainer.max_epochs", 2, *f"--trainer.{option}".split()).refused(REFUSED[option])
+    assert not list(tmp_path.glob("lightning_logs/*"))
+
+
+def test_figures_are_of_what_was_trained_and_validated(cli: Cli) -> None:
+    cli(*FIT, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 3, "--trainer.limit_val_batches", 1).worked()
+    (row,) = read_metrics(RUN)
+    assert (row["train/accuracy"] * 96) == pytest.approx(round(row["train/accuracy"] * 96), abs=1e-3)
+
+
+def test_averaged_weights_are_those_of_the_checkpoints_and_a_fit_goes_on_from_both(cli: Cli) -> None:
+    averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", 0.99)
+    cli(*FIT, "--trainer.max_epochs", 1, *averaging).worked()
+    cli(*FIT, "--trainer.max_epochs", 1).worked()
+    averaged, plain = (
+        Classifier.load_from_checkpoint(f"lightning_logs/version_{number}/checkpoints/last.ckpt") for number in (0, 1)
+    )
+    assert not torch.equal(averaged.network.layers[0].weight, plain.network.layers[0].weight)
+    saved = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    current = saved["current_model_state"]["network.layers.0.weight"]
+    assert torch.equal(current, plain.network.layers[0].weight), "the fit goes on from these"
+    done = cli("test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt").worked()
+    assert "test/accuracy" in done.out
+
+
+def test_an_own_checkpoint_belongs_to_its_run(cli: Cli) -> None:
+    own = ("--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename", "{epoch}-{val/loss:.3f}")
+    monitor = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor", "val/loss")
+    cli(*FIT, "--trainer.max_epochs", 2, *monitor, *own).worked()
+    checkpoint = next(path for path in RUN.rglob("*.ckpt") if "epoch=0" in str(path))
+    cli("test", "--ckpt_path", checkpoint).worked()
+    assert (RUN / "test.json").exists()
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+
+
+def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
+    cli(*FIT, "--trainer.max_epochs", 1, "--trainer.profiler", "simple")
+    assert any("run_training_epoch" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fit --model.optimizer.lrr 1", "--model.optimizer.lrr: there is no such option; did you mean --model.optim"),
+        ("fit --model.network CNN --model.network.chanels 3", "did you mean --model.network.channels?"),
+        ("fit --data other.Data", "--data: a class of your own goes to main() in a script of your own"),
+        ("fit --model lit_mnist.Classifier", "--model: a class of your own goes to main()"),
+    ],
+)  # fmt: skip
+def test_a_slip_names_the_option_as_typed_and_what_was_meant(line: str, words: str, cli: Cli) -> None:
+    cli(*line.split()).refused(words)
+
+
+def test_the_loss_by_step_is_logged_where_it_is_asked_for(cli: Cli) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cli(*FIT, "--trainer.max_epochs", 2, "--trainer.log_every_n_steps", 10).worked()
+    cli(*FIT, "--trainer.max_epochs", 1).worked()
+    asked, other = (EventAccumulator(f"lightning_logs/version_{number}").Reload() for number in (0, 1))
+    points = asked.Scalars("train/loss_step")
+    assert [point.step for point in points] == [10, 20, 30, 40, 50, 60, 70]
+    assert points[0].value > points[-1].value > 0
+    assert "train/loss_step" not in other.Tags()["scalars"]
+
+
+def test_a_csv_of_pixels_gets_a_line_that_says_how_to_turn_it_into_images(cli: Cli, own_run: Path) -> None:
+    Path("test.csv").write_text("pixel0,pixel1\n0,0\n")
+    cli("predict", "test.csv").refused("test.csv: ", "Image.fromarray", status=1)
+
+
+def test_a_project_may_lie_anywhere(cli: Cli, tmp_path: Path, own_run: Path) -> None:
+    moved = shutil.move(own_run.parent, tmp_path / "my [runs] é")
+    cli("test", "--ckpt_path", Path(moved) / "version_0/checkpoints/best.ckpt").worked()
+    with (Path(moved) / "version_0/per_class.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 10
