@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
@@ -204,6 +204,13 @@ def test_a_schedule_is_followed(
     seen = Recorder()
     quiet(max_epochs=3, limit_train_batches=2, callbacks=[seen]).fit(small(**options), digits)
     assert seen.lrs == pytest.approx(lrs)
+
+
+def test_a_plateau_of_the_val_loss_lowers_the_learning_rate(digits: MNISTDataModule, quiet: Quiet) -> None:
+    seen = Recorder()
+    never = partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs", factor=0.1)
+    quiet(max_epochs=3, limit_train_batches=1, callbacks=[seen]).fit(small(lr_scheduler=never), digits)
+    assert seen.lrs == pytest.approx([1e-3, 1e-3, 1e-4])
 
 
 def test_one_cycle_takes_the_steps_of_the_fit(digits: MNISTDataModule, quiet: Quiet) -> None:

@@ -65,6 +65,11 @@ def test_weights_and_figures_are_those_of_the_default_path(
         assert {**other, "seconds": 0} == pytest.approx({**row, "seconds": 0}, rel=1e-5)
 
 
+def test_a_schedule_on_the_command_line_is_quiet(cli: Cli) -> None:
+    schedule = ("--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", 1)
+    cli("fit", *DIGITS, "--model.steps_per_execution", 5, "--trainer.max_epochs", 2, *schedule).worked()
+
+
 def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
     layers = ("--config", ROOT / "configs/quickstart.yaml", "--config", ROOT / "configs/fast.yaml")
     cli("fit", *layers, "--trainer.max_epochs", 3, "--model.network.dropout", 0.2).worked()
@@ -90,6 +95,8 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
         '--trainer.callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {"1":2}',
         "--data.augment torch.nn.Identity",
         "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.9 --model.lr_scheduler_interval step",
+        "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01",
+        "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau",
     ],
 )
 def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cli: Cli, tmp_path: Path) -> None:

@@ -142,13 +142,13 @@ class Classifier(L.LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        options, interval = {}, self.lr_scheduler_interval
-        arguments = inspect.signature(self.lr_scheduler).parameters  # of a class or partial; the parser's has keywords
+        options, interval, arguments = {}, self.lr_scheduler_interval, inspect.signature(self.lr_scheduler).parameters
         given = {name: one.default for name, one in arguments.items()} | getattr(self.lr_scheduler, "keywords", {})
         if given.get("total_steps", 0) is None:
             options["total_steps"], interval = int(self.trainer.estimated_stepping_batches), "step"
-        scheduler = self.lr_scheduler(optimizer, **options)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        scheduler = self.lr_scheduler(optimizer, **options)  # of which ReduceLROnPlateau alone looks at a metric
+        schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

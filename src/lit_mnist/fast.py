@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_mnist.classifier import Batch, Classifier
 from lit_mnist.data import MNISTDataModule
@@ -73,7 +75,6 @@ class FastClassifier(Classifier):
             "--trainer.val_check_interval": trainer.val_check_interval not in ALL,
             "--trainer.precision 16-mixed": trainer.precision == "16-mixed",
             "--trainer.log_every_n_steps": any(type(callback).__name__ == "StepLoss" for callback in trainer.callbacks),
-            "a schedule that steps after every step": self.lr_scheduler_interval == "step",
         }
         for callback in trainer.callbacks:
             kind = type(callback)
@@ -83,6 +84,16 @@ class FastClassifier(Classifier):
                 not own and any(is_overridden(h, callback, Callback) for h in EACH_STEP)
             )
         return [name for name, is_given in given.items() if is_given]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        made: Any = super().configure_optimizers()
+        if self.steps_per_execution == 1 or self.lr_scheduler is None:
+            return made  # type: ignore[no-any-return]
+        schedule, interval = made["lr_scheduler"]["scheduler"], made["lr_scheduler"]["interval"]
+        if interval == "step" or isinstance(schedule, ReduceLROnPlateau):
+            what = f"{type(schedule).__name__} after every {'step' if interval == 'step' else 'validation'}"
+            raise ValueError(f"steps_per_execution: {self.steps_per_execution} does not combine with {what}")
+        return {"optimizer": made["optimizer"], "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if self.steps_per_execution == 1:
