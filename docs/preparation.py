@@ -72,7 +72,7 @@ def draw(digit: NDArray[np.uint8], path: Path) -> None:
 def measure(checkpoint: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
     """Print how many of the images (N, 28, 28) are read rightly as they are, and how many as photos."""
     chance = np.random.default_rng(0)
-    classifier = Classifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    classifier = Classifier.load_from_checkpoint(checkpoint)
     photos = torch.stack([prepare(photo(image, chance)) for image in images.numpy()])
     for name, pixels in (("images", images), ("photos", photos)):
         with torch.inference_mode():
@@ -83,8 +83,8 @@ def measure(checkpoint: Path, images: torch.Tensor, labels: torch.Tensor) -> Non
 if __name__ == "__main__":
     data = MNISTDataModule()
     data.setup("test")
-    images, labels = data.images("test")
+    images, labels = data.splits["test"]
     if len(sys.argv) == 1:
         draw(images[32].numpy(), Path(__file__).with_suffix(".png"))
     else:
-        measure(find_checkpoint(sys.argv[1], Path(LOGS)), images[:500], labels[:500])
+        measure(find_checkpoint(sys.argv[1], LOGS), images[:500], labels[:500])

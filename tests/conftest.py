@@ -29,6 +29,11 @@ ROOT = Path(__file__).parent.parent
 DIGITS = ("--data.dataset", "digits", "--data.batch_size", "32")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest, so that two workers end together."""
+    items.sort(key=lambda item: item.path.name not in ("test_processes.py", "test_demo.py"))
+
+
 @pytest.fixture(autouse=True)
 def _isolated() -> Iterator[None]:
     """Start from the same random state, and put back what a command line or a Trainer changes for the process."""

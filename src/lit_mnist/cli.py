@@ -166,7 +166,7 @@ class CLI(LightningCLI):
                 callbacks += [Dashboard(self.run, skip), *([StepLoss()] if options.log_every_n_steps else [])]
             else:
                 kwargs["enable_checkpointing"] = False
-                callbacks = [Evaluation(self.run, str(self.checkpoint), skip)]
+                callbacks = [Evaluation(self.run, str(self.checkpoint and self.checkpoint.name), skip)]
         try:
             return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
         except Exception:
