@@ -23,7 +23,7 @@ from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import Parser, fail, nearest
-from lit_mnist.fast import FastClassifier, NoProfiler
+from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
 from lit_mnist.views.dashboard import Dashboard, Part, StepLoss
@@ -144,7 +144,6 @@ class CLI(LightningCLI):
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
-        kwargs["profiler"] = options.profiler or NoProfiler()
         if options.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in given):
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             given = [*given, TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given

@@ -1,11 +1,9 @@
 """The fast path: many training steps in one call of Lightning's loop."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -15,21 +13,7 @@ from lit_mnist.classifier import Batch, Classifier
 from lit_mnist.data import MNISTDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
-NOTHING = nullcontext()
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
-
-
-class NoProfiler(Profiler):
-    """No profiler at all, in a fraction of the time that Lightning's own takes for nothing at every hook."""
-
-    def start(self, action_name: str) -> None:
-        """Nothing."""
-
-    def stop(self, action_name: str) -> None:
-        """Nothing."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return NOTHING
 
 
 class FastClassifier(Classifier):
