@@ -116,6 +116,9 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
     [
         ("fit --model.optimizer.lrr 1", "--model.optimizer.lrr: there is no such option; did you mean --model.optim"),
         ("fit --model.network CNN --model.network.chanels 3", "did you mean --model.network.channels?"),
+        ("fit --trainer.max_epochs=", "--trainer.max_epochs: Expected a <class 'int'>"),
+        ("fit --model.network.hidden_sizes x", "--model.network.hidden_sizes: Expected"),
+        ("predict", "images: at least one is missing"),
         ("fit --data other.Data", "--data: a class of your own goes to main() in a script of your own"),
         ("fit --model lit_mnist.Classifier", "--model: a class of your own goes to main()"),
     ],

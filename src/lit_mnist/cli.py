@@ -13,7 +13,7 @@ import lightning.pytorch as L
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -41,7 +41,9 @@ CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of th
 class SaveRunConfig(SaveConfigCallback):
     """Leaves config.yaml, with all options of a fit, in its run folder."""
 
-    run = Path()
+    def __init__(self, parser: LightningArgumentParser, config: Any, run: Path) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run = run
 
     def save_config(self, trainer: Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -152,8 +154,7 @@ class CLI(LightningCLI):
             self.save_config_callback = None
         else:
             self.run = self._choose_run(Path(options.default_root_dir or ".").expanduser() / LOGS)
-            self.save_config_kwargs = {"save_to_log_dir": False}
-            SaveRunConfig.run = self.run
+            self.save_config_kwargs = {"run": self.run}
             if options.logger in (None, True):
                 purge = self.saved["global_step"] if self.saved and command == "fit" else None  # is logged again
                 logs = self.run.parent
@@ -190,8 +191,8 @@ class CLI(LightningCLI):
     def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         last = self.run and self.run / "checkpoints" / "last.ckpt"
-        self._check_callbacks(model)
         try:
+            self._check_callbacks(model)
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit:
             if not (number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0):
@@ -217,10 +218,8 @@ class CLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             kind, monitor = type(callback).__name__, getattr(callback, "monitor", None)
             if monitor and monitor not in names and type(model) is FastClassifier:  # a subclass may log others
-                self._forget_unbegun_run()
                 fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
-            if kind == "StochasticWeightAveraging":
-                self._forget_unbegun_run()
+            if isinstance(callback, StochasticWeightAveraging):
                 fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
 
     def _options_to_read(self, checkpoint: Path) -> str:
@@ -266,14 +265,13 @@ class CLI(LightningCLI):
         evaluate(model, datamodule, verbose=True)
 
 
-def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule, callbacks: Any = ()) -> CLI:
+def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule) -> CLI:
     """Run fit, validate or test.
 
     Args:
         args: The command and its options.
         model: The class that --model. configures.
         data: The class that --data. configures.
-        callbacks: Further callbacks of the Trainer.
     """
     return CLI(
         model,
@@ -282,7 +280,7 @@ def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTD
         parser_kwargs={"prog": "lit-mnist"}
         | {name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()},
         save_config_callback=SaveRunConfig,
-        trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0, "callbacks": list(callbacks)},
+        trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

@@ -57,10 +57,11 @@ def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
 
 def shortened(message: str) -> str:
     """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
-    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].splitlines()[0]
+    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].partition("\n")[0]
     while (found := message.partition('Parser key "'))[1]:
         key, _, message = found[2].partition('":')
-        option = f"{option}.{key}" if option and option != key else key
+        if not f".{option}".endswith(f".{key}"):  # which is named twice within a class
+            option = f"{option}.{key}".lstrip(".")
     lines = (message.partition("Errors:")[2] or message).strip().splitlines()
     texts = [line.strip(" -") for line in lines if not line.endswith(":")]
     reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
@@ -70,7 +71,8 @@ def shortened(message: str) -> str:
         known = inspect.signature(kind).parameters
         return f"--{option}.{name}: there is no such option{nearest(name, known, f'--{option}.')}"
     if "arguments are required: " in reason:
-        return f"--{option}.{reason.rpartition(': ')[2].rpartition('.')[2]} is missing"
+        missing = reason.rpartition(": ")[2].rpartition(".")[2]
+        return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
     if reason.startswith("Unable to load config") and option in ("model", "data"):
         return (
             f"--{option}: a class of your own goes to main() in a script of your own, as docs/parts.md shows; {reason}"

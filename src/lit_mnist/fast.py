@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -38,8 +39,8 @@ class FastClassifier(Classifier):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.steps_per_execution > 1:
-            for refused in self._refused():
-                raise ValueError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused}")
+            if refused := self._refused():
+                raise ValueError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.batch_size = data.hparams["batch_size"] * self.steps_per_execution  # which training_step splits again
 
@@ -52,7 +53,7 @@ class FastClassifier(Classifier):
             "--data.augment": getattr(data, "augment", None) is not None,
             "several devices": trainer.world_size > 1,
             "--trainer.max_steps": trainer.max_steps != -1,
-            "--trainer.max_time": any(type(callback).__name__ == "Timer" for callback in trainer.callbacks),
+            "--trainer.max_time": any(isinstance(callback, Timer) for callback in trainer.callbacks),
             "--trainer.limit_train_batches": trainer.limit_train_batches not in ALL
             or isinstance(trainer.limit_train_batches, int),
             "--trainer.overfit_batches": trainer.overfit_batches > 0,
@@ -63,10 +64,8 @@ class FastClassifier(Classifier):
         for callback in trainer.callbacks:
             kind = type(callback)
             own = kind.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
-            averaging = is_overridden("setup", callback, Callback) and "Averaging" in kind.__name__
-            given[kind.__name__] = averaging or (
-                not own and any(is_overridden(h, callback, Callback) for h in EACH_STEP)
-            )
+            each_step = not own and any(is_overridden(hook, callback, Callback) for hook in EACH_STEP)
+            given[kind.__name__] = each_step or isinstance(callback, StochasticWeightAveraging | WeightAveraging)
         return [name for name, is_given in given.items() if is_given]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -53,7 +53,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}  # on all devices
-        measured = {name: (train | self._val)[name] for name in metrics_of([train | self._val])}
+        found = train | self._val
+        measured = {name: found[name] for name in metrics_of([found])}
         epoch, seconds = trainer.current_epoch + 1, time.perf_counter() - self._started
         if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("/loss")]:
             raise DivergedError(f"{bad[0]} is {measured[bad[0]]} in epoch {epoch}; try a lower --model.optimizer.lr")

@@ -102,15 +102,13 @@ def read_run(run: Path) -> list[Row]:
 
 
 def write(folder: Path, rows: list[Row], command: str) -> None:
-    """Write README.md, results.csv, curves.png and curves.svg of the rows of all runs."""
+    """Write README.md, results.csv and curves.png of the rows of all runs."""
     names = dict.fromkeys(name for row in rows for name in row)
     with write_whole(folder / "results.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    figure = bands(rows)
-    for suffix in ("png", "svg"):
-        figures.save(figure, folder / f"curves.{suffix}")
+    figures.save(bands(rows), folder / "curves.png")
     with write_whole(folder / "README.md") as part:
         part.write_text("\n".join(_lines(rows, command)) + "\n")
 

@@ -35,11 +35,11 @@ class Evaluation(Callback):
         self.checkpoint = checkpoint
         self.skip = frozenset(skip)
         self._batches: list[tuple[Tensor, Tensor]] = []
-        self._embedded: list[Tensor] = []  # what reached the last linear layer that was called, by batch
+        self._embedded: Tensor | None = None  # (B, units), what reached the last linear layer called in the first batch
         self._hooks: list[Any] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._batches, self._embedded = [], []
+        self._batches, self._embedded = [], None
         if "embedding" not in self.skip and writers(trainer):
             linear = [layer for layer in pl_module.network.modules() if isinstance(layer, nn.Linear)]
             self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in linear]
@@ -52,7 +52,7 @@ class Evaluation(Callback):
     ) -> None:
         self._batches.append((outputs["logits"].float().softmax(1).cpu(), batch[1].cpu()))
         if self._hooks and batch_idx == 0:
-            self._embedded.append(self._last.flatten(1).float().cpu())  # (B, units)
+            self._embedded = self._last[:2000].flatten(1).float().cpu()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for hook in self._hooks:
@@ -77,10 +77,10 @@ class Evaluation(Callback):
             if "pr_curves" not in self.skip:
                 for label, name in enumerate(classes):
                     writer.add_pr_curve(f"test/{name}", labels == label, probabilities[:, label], trainer.global_step)
-            if self._embedded and images is not None:
-                shown = self._embedded[0][:2000]
-                names = [classes[label] for label in labels[: len(shown)]]
-                writer.add_embedding(shown, names, images[: len(shown), None] / 255, tag="last_hidden_layer")
+            if self._embedded is not None and images is not None:
+                share = slice(0, len(self._embedded) * trainer.world_size, trainer.world_size)  # that this process had
+                names = [classes[label] for label in labels[share]]
+                writer.add_embedding(self._embedded, names, images[share, None] / 255, tag="last_hidden_layer")
             if "hparams" not in self.skip:
                 show_hparams(writer, self.run, metrics, trainer.global_step)
 
