@@ -13,7 +13,7 @@ from scipy import ndimage
 from lit_mnist import Classifier, MNISTDataModule
 from lit_mnist.data import rescale
 from lit_mnist.runs.folder import LOGS, find_checkpoint
-from lit_mnist.use.images import centred, cropped, drawing, fitted, grey, prepare
+from lit_mnist.use.images import centred, drawing, fitted, grey, prepare
 from lit_mnist.views.figures import new_figure, save
 
 WIDTH, HEIGHT = 400, 300
@@ -49,16 +49,15 @@ def draw(digit: NDArray[np.uint8], path: Path) -> None:
     """Draw the steps of `prepare` side by side."""
     taken = photo(digit, np.random.default_rng(6))
     drawn = drawing(grey(taken))
-    small = fitted(cropped(drawn))
+    small = fitted(drawn)
     steps = {
         "the photo": np.asarray(taken),
         "grey": grey(taken),
         "inverted, ground removed": drawn,
-        "cropped": cropped(drawn),
-        f"fitted: {small.shape[1]} x {small.shape[0]}": small,
+        f"cropped and fitted: {small.shape[1]} x {small.shape[0]}": small,
         "centred: 28 x 28": centred(small),
     }
-    figure, axes = new_figure(12.5, 2, 1, len(steps), width_ratios=[4, 4, 4, 3, 3, 3])
+    figure, axes = new_figure(11.5, 2, 1, len(steps), width_ratios=[4, 4, 4, 3, 3])
     for (title, image), one in zip(steps.items(), axes, strict=True):
         one.imshow(image, cmap="gray", vmin=0, vmax=1 if image.max() <= 1 else 255)
         one.set_title(title, fontsize=10)

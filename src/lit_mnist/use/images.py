@@ -1,185 +1,119 @@
 """Image files of any kind, made into what the network knows: digits of 28x28, light on dark, as MNIST has them."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from lit_mnist.use.image_files import ImageError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 CONTRAST = 0.03  # of the full range; with less there is nothing that an eye would see
-EDGE = 0.1  # fainter than that is no part of a digit's size
 BOX, SIDE = 20, 28  # MNIST's digits fill the first, centred in the second
-LONGEST = 2000  # pixels; a drawing that is longer is reduced, since making it thicker takes the square of its length
+PEN = 2.4  # pixels of the box that a stroke is wide at least, as MNIST's thin ones are
+FINE = 5  # parts of such a pixel in which strokes are made thicker
 
 Pixels = NDArray[np.float32]
 
 
-def prepare(image: "Image.Image") -> Tensor:
+def prepare(image: Image.Image) -> Tensor:
     """Make an image what MNIST's are: the drawing in a box of 20x20, its centre of mass in the middle of 28x28.
 
-    An image of 28x28 that is light on dark already is only made grey.
+    An image of 28x28 that is light on dark already is only made grey. An ImageError says that nothing is drawn on it.
 
     Args:
-        image: Of any size and mode, dark on light or light on dark; what is transparent counts as ground.
+        image: In mode L, RGB, RGBA or F, dark on light or light on dark; what is transparent counts as ground.
 
     Returns:
         The digit, (28, 28) uint8, light on dark.
-
-    Raises:
-        ImageError: Nothing is drawn on the image.
     """
-    if not image.width * image.height or np.ptp(pixels := grey(image)) < 255 * CONTRAST:
+    if 0 in image.size or np.ptp(pixels := grey(image)) < 255 * CONTRAST:
         raise ImageError("nothing is drawn on the image")
-    if not _is_in_form(pixels):
-        pixels = centred(fitted(cropped(drawing(pixels))))
+    edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
+    if pixels.shape != (SIDE, SIDE) or np.median(edge) >= pixels.max() / 4:
+        pixels = centred(fitted(drawing(pixels)))
     return torch.from_numpy(pixels.round().astype(np.uint8))
 
 
-def _is_in_form(pixels: Pixels) -> bool:
-    """Whether an image is of MNIST's size and light on dark."""
-    edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
-    return pixels.shape == (SIDE, SIDE) and bool(np.median(edge) < pixels.max() / 4)
-
-
-def grey(image: "Image.Image") -> Pixels:
-    """Brightness of an image, (H, W) float32 in [0, 255]; H and W are smaller than the image's where it is large.
-
-    Of a coloured image it is the brightness or, where the drawing stands out more in it, one of red, green and blue.
-    """
-    if image.mode == "F":
-        return _scaled(np.asarray(image))
-    if image.mode == "RGBA":
-        image = _on_ground(image)
-    pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3)
+def grey(image: Image.Image) -> Pixels:
+    """Brightness, or the one of red, green and blue in which a drawing stands out more: (H, W) float32 in [0, 255]."""
+    pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3) or (H, W, 4)
+    if image.mode == "F":  # numbers of any range
+        pixels = pixels - min(pixels.min(), 0)
+        white = next((white for white in (1, 255, 1023, 4095, 16383, 65535) if pixels.max() <= white), pixels.max())
+        pixels *= 255 / white
+    if image.mode == "RGBA":  # on white or, where all that is drawn is light, on black
+        drawn = np.asarray(image.convert("RGB").convert("L"))[pixels[..., 3] > pixels[..., 3].max() / 2]
+        ground = Image.new("RGBA", image.size, "black" if drawn.min(initial=255) > 127 else "white")
+        image = Image.alpha_composite(ground, image).convert("RGB")
+        pixels = np.asarray(image, np.float32)
     if pixels.ndim == 2:
         return pixels
-    brightness = np.asarray(image.convert("L"), np.float32)
-    contrast = pixels.std(axis=(0, 1))
+    brightness, contrast = np.asarray(image.convert("L"), np.float32), pixels.std(axis=(0, 1))
     return pixels[..., contrast.argmax()] if contrast.max() > 1.5 * brightness.std() else brightness
 
 
-def _scaled(pixels: Pixels) -> Pixels:
-    """Numbers of any range in [0, 255], by the smallest of the usual depths that holds them; none is clipped."""
-    pixels = pixels - min(pixels.min(), 0)
-    depths = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
-    return pixels * (255 / next((depth for depth in depths if pixels.max() <= depth), pixels.max()))
-
-
-def _on_ground(image: "Image.Image") -> "Image.Image":
-    """A transparent image on white or, where all that is drawn is light, on black."""
-    from PIL import Image
-
-    alpha = np.asarray(image.getchannel("A"))
-    drawn = np.asarray(image.convert("RGB").convert("L"))[alpha > alpha.max() / 2]
-    ground = "black" if drawn.min(initial=255) > 127 else "white"
-    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
-
-
 def drawing(pixels: Pixels) -> Pixels:
-    """What is drawn, without the ground: (H, W) in [0, 255] -> (H, W) from 0, the ground, to 1.
-
-    Raises:
-        ImageError: Nothing stands out from the noise.
-    """
-    from scipy import ndimage
-
-    pixels = ndimage.gaussian_filter(pixels, math.sqrt(pixels.size) / 800)  # takes noise, but no stroke
+    """What stands out from the ground: (H, W) in [0, 255] -> (H, W) from 0 to 1, a full stroke; ImageError: nothing."""
     ground = _ground(pixels).clip(1)
-    # In logarithms light and shade lie alike around the ground, and strokes far from it on their own side.
-    off = np.log((pixels + 30) / (ground + 30))
-    is_light = (off * off * off).sum() > 0
+    is_light = ((pixels - ground) ** 3).sum() > 0  # strokes are far from the ground on one side, noise on both
     # A shade takes the same share from paper and pen; on a dark ground it is the difference that stays.
     depth = (pixels - ground) / 255 if is_light else 1 - pixels / ground
-    deepest = depth.max()
-    noise = np.median(abs(np.diff(depth.ravel())))  # close to its standard deviation
+    deepest, noise = depth.max(), np.median(abs(np.diff(depth.ravel())))  # which is close to its standard deviation
     if deepest < max(5 * noise, CONTRAST):
         raise ImageError("nothing is drawn on the image")
     strokes = _digit(depth > np.percentile(depth[depth > deepest / 2], 90) / 2)
-    deep = np.percentile(depth[strokes], 90)
-    full = max(deep - 1.3 * noise, deep / 2)  # where a stroke covers the whole pixel, without the noise
-    low = np.clip(3 * noise, 0.002, 0.4 * full)
+    full = np.percentile(depth[strokes], 90)  # where a stroke covers the whole pixel
     strokes = ndimage.binary_dilation(strokes, iterations=math.ceil(math.sqrt(pixels.size) / 100))  # with soft edges
-    return np.where(strokes, ((depth - low) / (full - low)).clip(0, 1), 0).astype(np.float32)
+    return np.where(strokes, ((depth - 2 * noise) / (full - 2 * noise)).clip(0, 1), 0).astype(np.float32)
 
 
 def _ground(pixels: Pixels) -> Pixels:
-    """Brightness that each pixel would have with nothing drawn on it: a quadratic surface through the frame, (H, W)."""
-    height, width = pixels.shape
-    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
-    terms = [np.ones_like(x), x, y, x * x, x * y, y * y]
-    frame = np.ones(pixels.shape, bool)
-    thick = max(1, min(height, width) // 20)
-    frame[thick:-thick, thick:-thick] = False
-    some = np.random.default_rng(0).permutation(np.flatnonzero(frame))[:4000]  # are enough
-    points = np.stack([np.broadcast_to(term, pixels.shape).flat[some] for term in terms], axis=1)  # (N, 6)
-    values = pixels.flat[some]  # (N,)
-    off = abs(values - np.median(values))
-    for _ in range(4):  # each time without what lies far off, such as a stroke that touches the frame
-        near = off <= max(2.5 * 1.5 * np.median(off), 2)
-        factors = np.linalg.lstsq(points[near], values[near], rcond=1e-6)[0]
-        off = abs(values - points @ factors)
-    ground: Pixels = sum(factor * term for factor, term in zip(factors, terms, strict=True))
-    return ground
+    """Brightness that each pixel would have with nothing drawn on it: a smooth surface through most of them, (H, W)."""
+    height, width = (min(side, 64) for side in pixels.shape)
+    small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)).ravel()
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    powers = polyvander2d(y.ravel(), x.ravel(), [2, 2])  # (height * width, 9)
+    off = abs(small - np.median(small))
+    for _ in range(6):  # each time without what lies far off, such as a stroke
+        near = off <= max(4 * np.median(off), 2)
+        factors = np.linalg.lstsq(powers[near], small[near], rcond=1e-6)[0]
+        off = abs(small - powers @ factors)
+    y, x = (np.linspace(-1, 1, side) for side in pixels.shape)
+    return np.asarray(polygrid2d(y, x, factors.reshape(3, 3)), np.float32)
 
 
 def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The strokes without specks and, where others remain, without what reaches in from the frame, (H, W)."""
-    from scipy import ndimage
-
     parts, _ = ndimage.label(strokes, np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0  # of what is no stroke
     inner = sizes.copy()
-    inner[parts[[0, -1]]] = 0
-    inner[parts[:, [0, -1]]] = 0
-    if inner.max() >= sizes.max() / 5:
-        sizes = inner
-    whole: NDArray[np.bool_] = (sizes >= sizes.max() / 20)[parts]
-    return whole
-
-
-def cropped(drawn: Pixels) -> Pixels:
-    """The smallest rectangle with all that is drawn, thin strokes made as thick as MNIST's thin ones."""
-    from PIL import Image
-    from scipy import ndimage
-
-    rows, columns = (np.flatnonzero((drawn > EDGE).any(axis)) for axis in (1, 0))
-    drawn = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    if max(drawn.shape) > LONGEST:
-        size = [max(1, round(side * LONGEST / max(drawn.shape))) for side in reversed(drawn.shape)]
-        drawn = np.asarray(Image.fromarray(drawn).resize((size[0], size[1]), Image.Resampling.BOX))
-    strokes = np.pad(drawn > 0.5, 1)
-    outline = strokes & ~ndimage.binary_erosion(strokes)
-    missing = 2.4 * max(drawn.shape) / BOX - 2 * strokes.sum() / outline.sum()
-    if missing < 1:
-        return drawn
-    margin = math.ceil(missing / 2)
-    distance = ndimage.distance_transform_edt(np.pad(drawn < 0.5, margin, constant_values=True))
-    thick: Pixels = (missing / 2 + 1 - distance).clip(0, 1).astype(np.float32)
-    return thick
+    inner[np.concatenate([parts[[0, -1]].ravel(), parts[:, [0, -1]].ravel()])] = 0
+    sizes = inner if inner.max() >= sizes.max() / 5 else sizes
+    return np.asarray((sizes >= sizes.max() / 20)[parts])
 
 
 def fitted(drawn: Pixels) -> Pixels:
-    """A drawing in [0, 1], scaled to a longer side of 20: (H, W) -> (20, w) or (h, 20), in [0, 255]."""
-    from PIL import Image
-
+    """What is drawn in [0, 1], thin strokes made thicker, with a longer side of 20: (20, w) or (h, 20), in [0, 255]."""
+    rows, columns = (np.flatnonzero((drawn > 0.1).any(axis)) for axis in (1, 0))
+    drawn = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(BOX * side / max(drawn.shape))) for side in drawn.shape)
-    method = Image.Resampling.BOX if max(drawn.shape) > BOX else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(drawn * 255).resize((width, height), method)).clip(0, 255)
+    fine = np.asarray(Image.fromarray(drawn).resize((FINE * width, FINE * height), Image.Resampling.BICUBIC))
+    inside = ndimage.distance_transform_edt(np.pad(fine > 0.5, 1))
+    missing = FINE * PEN - 4 * inside[inside > 0].mean()  # in a stroke of width w the mean distance is w / 4
+    if missing > FINE / 2 and max(drawn.shape) > 2 * BOX:  # a smaller one may well be MNIST's own
+        outside = ndimage.distance_transform_edt(np.pad(fine < 0.5, math.ceil(missing / 2), constant_values=True))
+        drawn = (missing / 2 + 1 - outside).clip(0, 1).astype(np.float32)
+    return np.asarray(Image.fromarray(255 * drawn).resize((width, height), Image.Resampling.BICUBIC)).clip(0, 255)
 
 
 def centred(small: Pixels) -> Pixels:
     """A small drawing with its centre of mass in the middle: (h, w) -> (28, 28), in [0, 255]."""
-    from scipy import ndimage
-
-    top, left = (round(SIDE / 2 - centre) for centre in ndimage.center_of_mass(small))
-    canvas = np.zeros((SIDE + 2 * BOX, SIDE + 2 * BOX), np.float32)  # with room for what the shift takes outside
-    canvas[BOX + top :, BOX + left :][: small.shape[0], : small.shape[1]] = small
-    return canvas[BOX:-BOX, BOX:-BOX]
+    canvas = np.pad(small, SIDE)  # with room for what the shift takes outside
+    top, left = (round(centre - SIDE / 2) for centre in ndimage.center_of_mass(canvas))
+    return canvas[top : top + SIDE, left : left + SIDE]
