@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lit_mnist.runs.folder import read_metrics, read_options
 from lit_mnist.runs.history import metrics_of
@@ -75,8 +75,7 @@ class Dashboard(Callback):
                 pairs = {name: [f"train/{name}", f"val/{name}"] for name in names}
                 writer.add_custom_scalars({"fit": {name: ["Multiline", tags] for name, tags in pairs.items()}})
             if "hparams" not in self.skip:
-                last = {name: rows[-1][name] for name in metrics_of(rows[-1:])}
-                show_hparams(writer, self.run, last, trainer.global_step - 1)
+                show_hparams(writer, self.run, metrics_of(rows[-1:]))
 
 
 class StepLoss(Callback):
@@ -88,12 +87,17 @@ class StepLoss(Callback):
                 logger.log_metrics({"train/loss_step": outputs["loss"].item()}, trainer.global_step)
 
 
-def show_hparams(writer: "SummaryWriter", run: Path, metrics: dict[str, float], step: int) -> None:
-    """Show the options of a run beside its metrics."""
+def show_hparams(writer: "SummaryWriter", run: Path, metrics: list[str]) -> None:
+    """Show the options of a run beside its metrics, those of a test to come among them."""
+    from torch.utils.tensorboard.summary import hparams
+
     shown = ("model.", "data.", "trainer.max_epochs", "seed_everything")
     options = {name: value for name, value in read_options(run).items() if name.startswith(shown)}
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-    writer.add_hparams(plain, metrics, run_name=".", global_step=step)
+    tests = [f"test/{name.partition('/')[2]}" for name in metrics if name.startswith("train/")]
+    file: Any = writer.file_writer
+    for summary in hparams(plain, dict.fromkeys(metrics + tests, 0.0)):  # names alone: the values are logged as scalars
+        file.add_summary(summary)
 
 
 def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
@@ -103,12 +107,16 @@ def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
 
 
 def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
-    """Write a figure into the run folder and show it in TensorBoard."""
+    """Write a figure into the run folder and show it in every logger that takes pictures."""
     from PIL import Image
 
     figures.save(figure, path)
-    for writer in writers(trainer):
-        with Image.open(path) as image:
-            writer.add_image(
-                f"figures/{path.stem}", np.asarray(image.convert("RGB")), trainer.global_step, dataformats="HWC"
-            )
+    name, step = f"figures/{path.stem}", trainer.global_step
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as image:
+                logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)])
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(path), "figures")
