@@ -1,5 +1,6 @@
 """The training system: loss, metrics, optimizer, schedule, and what follows from the seed."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torchmetrics.classification import MulticlassF1Score
 from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
 from lit_mnist.classifier import CheckpointError, read_checkpoint
 from lit_mnist.data import rescale
-from lit_mnist.metrics import CrossEntropy
+from lit_mnist.metrics import ClippedCrossEntropy, CrossEntropy
 from lit_mnist.optim import KerasRMSprop
 
 Quiet = Callable[..., L.Trainer]
@@ -308,3 +309,34 @@ def test_the_cross_entropy_is_the_mean_over_all_images_whatever_their_batches() 
     for part in (slice(0, 7), slice(7, 10), slice(10, 10)):
         metric.update(logits[part], labels[part])
     assert metric.compute().item() == pytest.approx(F.cross_entropy(logits, labels).item())
+
+
+def test_the_clipped_loss_is_that_of_keras_2_and_stands_beside_the_plain_one() -> None:
+    logits = torch.tensor([[30.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    labels = torch.tensor([1, 1])
+    metric = ClippedCrossEntropy()
+    metric.update(logits, labels)
+    cost = -math.log(math.exp(2) / sum(math.exp(x) for x in (1, 2, 3)))
+    assert metric.compute().item() == pytest.approx((-math.log(1e-7) + cost) / 2, rel=1e-5)
+    plain = CrossEntropy()
+    plain.update(logits, labels)
+    assert plain.compute().item() == pytest.approx((30 + cost) / 2, rel=1e-5)
+
+
+def test_a_compiled_network_is_saved_under_its_own_names(digits: MNISTDataModule, quiet: Quiet, tmp_path: Path) -> None:
+    calls = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        calls.append(len(inputs))
+        return graph.forward
+
+    compiled = Classifier(torch.compile(MLP([8]), backend=backend))
+    trainer = quiet(max_epochs=1)
+    trainer.fit(compiled, digits)
+    assert calls
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = Classifier.load_from_checkpoint(tmp_path / "x.ckpt")
+    images = digits.splits["val"][0][:5] / 255
+    assert torch.equal(again(images), compiled.eval()(images))
+    assert again.network.hidden_sizes == [8]
+    quiet(max_epochs=2).fit(Classifier(torch.compile(MLP([8]), backend=backend)), digits, ckpt_path=tmp_path / "x.ckpt")

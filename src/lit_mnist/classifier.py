@@ -51,10 +51,12 @@ class Classifier(L.LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.network = networks.MLP(num_classes=num_classes) if network is None else network
+        network = networks.MLP(num_classes=num_classes) if network is None else network
+        inner = dict(network.named_children()).get("_orig_mod")  # of a network that torch.compile has wrapped
+        self.network = network if inner is None else inner
+        self.compiled: Any = None if inner is None else network.forward
         self.optimizer, self.loss = optimizer, nn.CrossEntropyLoss() if loss is None else loss
-        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
-        self.weights = weights
+        self.lr_scheduler, self.lr_scheduler_interval, self.weights = lr_scheduler, lr_scheduler_interval, weights
         self.classes = [str(label) for label in range(num_classes)]  # names, which the data or a checkpoint may know
         self.save_hyperparameters({"num_classes": num_classes, **networks.describe(self.network)}, logger=False)
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -102,7 +104,7 @@ class Classifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
-        return cast(Tensor, self.network(images))
+        return cast(Tensor, (self.compiled or self.network)(images))
 
     def _step(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         """The mean loss of a batch and its logits (B, num_classes), which the metrics of the stage have seen."""

@@ -1,9 +1,9 @@
 """The LightningDataModule: download, split, batch and rescale."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import lightning.pytorch as L
 import torch
@@ -15,12 +15,7 @@ from torchvision.datasets import KMNIST, MNIST, QMNIST, FashionMNIST
 from lit_mnist.data.batches import BatchLoader
 
 SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST, "qmnist": QMNIST}
-SHA256 = {  # of MNIST's unpacked files, which torchvision does not check
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST\'s labels and images; torchvision checks the archives alone
 
 
 class DataError(Exception):
@@ -105,11 +100,10 @@ class MNISTDataModule(L.LightningDataModule):
         """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
         if self.dataset == "digits":
             return load_digits(split)
-        for file in self.folder.glob(f"{split.replace('test', 't10k')}-*-ubyte"):
-            if self.dataset == "mnist" and hashlib.sha256(file.read_bytes()).hexdigest() != SHA256[file.name]:
-                raise DataError(f"{file} is damaged; delete it, and it is unpacked or downloaded anew")
         try:
             data = SETS[self.dataset](self.data_dir, train=split == "train")
+            if self.dataset == "mnist" and crc32(data.data.numpy(), crc32(data.targets.numpy())) != CRC[split]:
+                raise ValueError(f"other {split} images or labels than MNIST's")
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             raise DataError(
                 f"{self.folder}: missing or damaged ({error}); delete the files to have them anew"
@@ -161,5 +155,4 @@ def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
     images = F.interpolate(small, size=(28, 28), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 28, 28)
     labels = torch.tensor(digits.target, dtype=torch.int64)
-    part = slice(0, 1438) if split == "train" else slice(1438, None)
-    return images[part], labels[part]
+    return (images[:1438], labels[:1438]) if split == "train" else (images[1438:], labels[1438:])

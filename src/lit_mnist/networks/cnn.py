@@ -6,8 +6,6 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """Three 5x5 convolutions with stride 2, each with batch norm and ReLU, and a linear layer that gives the logits.
 
-    A ValueError names an argument that lies outside its range.
-
     Args:
         channels: Channels after the first convolution, at least 1; each of the other two doubles them.
         dropout: Share of the features dropped before the last layer, 0 to below 1.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Fully connected layers with ReLU and optional dropout; weights start Glorot uniform and biases at 0, as in Keras.
 
-    A ValueError names an argument that lies outside its range.
-
     Args:
         hidden_sizes: Width of each hidden layer, each at least 1; none makes it a linear classifier.
         dropout: Share of activations dropped after the hidden layers, 0 to below 1: one for all or one for each.
@@ -27,7 +25,6 @@ class MLP(nn.Module):
                 raise ValueError(f"dropout: {share} is not in [0, 1)")
         if len(shares) != len(hidden_sizes):
             raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
-
         super().__init__()
         self.hidden_sizes, self.dropout, self.num_classes = hidden_sizes, dropout, num_classes
         layers: list[nn.Module] = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of the last one those of the test, too
 
 
-def reproduce(configs: list[str], seeds: int = 5, output: str = "reproduction") -> None:
+def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, output: str = "reproduction") -> None:
     """Fit and test configs over several seeds, and say how their results spread.
 
     A call that was stopped continues where it was; seeds that are finished are not repeated.
@@ -34,6 +34,7 @@ def reproduce(configs: list[str], seeds: int = 5, output: str = "reproduction") 
     Args:
         configs: YAML files of fits, such as configs/mlp.yaml.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
+        layer: A config on top of each, such as configs/keras_loss.yaml.
         output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,7 +42,8 @@ def reproduce(configs: list[str], seeds: int = 5, output: str = "reproduction") 
     files = {Path(config).stem: Path(config).expanduser() for config in configs}
     if seeds < 2:
         fail(f"--seeds: {seeds} is not at least 2")
-    for file in files.values():
+    layers = [Path(layer).expanduser()] if layer else []
+    for file in [*files.values(), *layers]:
         if not file.is_file():
             fail(f"{file}: there is no such config")
     folder = Path(output).expanduser()
@@ -52,19 +54,23 @@ def reproduce(configs: list[str], seeds: int = 5, output: str = "reproduction") 
         for seed in range(seeds):
             for name, file in files.items():
                 progress.update(task, description=f"{name}, seed {seed}")
-                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", file, seed)
+                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", [file, *layers], seed)
                 rows += [{"config": name, "seed": seed, **row} for row in read_run(run)]
                 progress.advance(task)
-    write(folder, rows, f"python -m lit_mnist reproduce {' '.join(configs)} --seeds {seeds}")
+    write(
+        folder,
+        rows,
+        f"python -m lit_mnist reproduce {' '.join(configs)} --seeds {seeds}{f' --layer {layer}' if layer else ''}",
+    )
     print(f"the results are in {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}")
 
 
-def fit_and_test(root: Path, config: Path, seed: int) -> Path:
+def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
     """Fit and test with one seed, as `fit` and `test --ckpt_path last` do, or continue where that was stopped.
 
     Args:
         root: Where the folder of runs goes.
-        config: The YAML file of the fit.
+        configs: The YAML files of the fit, each on top of the one before.
         seed: Of everything.
 
     Returns:
@@ -86,7 +92,7 @@ def fit_and_test(root: Path, config: Path, seed: int) -> Path:
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
         shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to continue from
-        fit = ["--config", str(config), "--seed_everything", str(seed)]
+        fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
         run_command(["fit", *fit, *quiet])
         run_command(["test", "--ckpt_path", str(last), *quiet])
