@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,19 +19,27 @@ from lit_mnist.use.image_files import ImageError, find_images, load_image
 from lit_mnist.use.images import prepare
 
 BATCH = 2000  # images that the network takes at once
-ROWS = 50  # of the table on the terminal; of more files it shows a summary
+ROWS = 50  # of the table on the terminal
+COLUMNS = ("file", "class", "probability", "runner_up", "runner_up_probability")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of an image file."""
+    """What a classifier says of an image file: the probability of every class by its name, the highest first."""
 
     file: Path
-    answer: str  # name of the most probable class
-    probability: float  # of the answer
-    runner_up: str  # name of the second most probable class
-    runner_up_probability: float
-    probabilities: dict[str, float] = field(compare=False, repr=False)  # of every class, by its name
+    probabilities: dict[str, float]
+
+    @property
+    def answer(self) -> str:
+        """The most probable class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def row(self) -> tuple[str, str, float, str, float]:
+        """File, class and its probability, the second most probable class and its probability."""
+        (first, high), (second, low), *_ = self.probabilities.items()
+        return str(self.file), first, high, second, low
 
 
 def predict(
@@ -49,68 +57,55 @@ def predict(
         network: The network of the checkpoint, where it is one of your own, by its import path.
     """
     path = Path(output).expanduser() if output else None
-    if path and path.suffix.lower() not in (".csv", ".jsonl"):
-        fail(f"--output: {output} does not end in .csv or .jsonl")
-    if path and not path.parent.is_dir():
-        fail(f"--output: there is no folder {path.parent}")
+    if path and (path.suffix.lower() not in (".csv", ".jsonl") or not path.parent.is_dir()):
+        fail(f"--output: {output} does not end in .csv or .jsonl, or its folder does not exist")
     classifier = Classifier.load_from_checkpoint(find_checkpoint(ckpt_path), network=network)
-    failures = []
-
-    def report(file: Path, error: ImageError) -> None:
-        failures.append(file)
-        print_error(f"{file}: {error}")
-
+    failures: list[ImageError] = []
     try:
-        found = find_images(images)
+        predictions = predict_images(classifier, images, failures.append)
     except ImageError as error:
         fail(error)
-    if path and path.resolve() in {file.resolve() for file in found}:
-        fail(f"--output: {output} is one of the images")
-    predictions = predict_images(classifier, found, report, show_progress=sys.stderr.isatty())
+    for failure in failures:
+        print_error(failure)
     if predictions:
         show(predictions, output)
     if path:
-        save(predictions, path)
+        save(predictions, classifier.classes, path)
     if failures:
         sys.exit(1)
 
 
 def predict_images(
-    classifier: Classifier,
-    images: Iterable[str | Path],
-    on_error: Callable[[Path, ImageError], None] | None = None,
-    show_progress: bool = False,
+    classifier: Classifier, images: Iterable[str | Path], on_error: Callable[[ImageError], object] | None = None
 ) -> list[Prediction]:
     """Read image files, prepare them as `lit_mnist.use.images.prepare` does, and classify them.
 
     Args:
         classifier: Used in evaluation mode, on the device where it is.
         images: Files and folders, as `find_images` takes them.
-        on_error: Called with each file that cannot be used and why; None raises that.
-        show_progress: Show a progress bar on stderr.
+        on_error: Called with a line for each file that cannot be used; None raises it.
 
     Returns:
         One prediction for each image, in the order of `find_images`.
-
-    Raises:
-        ImageError: A file cannot be used; the message is one line that names it.
     """
     from rich.console import Console
     from rich.progress import track
 
     files, prepared = [], []
-    found = find_images(images)
-    for file in track(found, "reading", console=Console(stderr=True), transient=True, disable=not show_progress):
+    found, console = find_images(images), Console(stderr=True)
+    for file in track(found, "reading", console=console, transient=True, disable=not console.is_terminal):
         try:
             prepared.append(prepare(load_image(file)))  # (28, 28) uint8
             files.append(file)
         except ImageError as error:
+            line = ImageError(f"{file}: {error}")
             if on_error is None:
-                raise ImageError(f"{file}: {error}") from error
-            on_error(file, error)
+                raise line from error
+            on_error(line)
     rows = probabilities_of(classifier, torch.stack(prepared)).tolist() if files else []  # (N, 28, 28) -> (N, C)
-    named = [dict(zip(classifier.classes, row, strict=True)) for row in rows]
-    return [Prediction(file, *_two_best(one), one) for file, one in zip(files, named, strict=True)]
+    named = [zip(classifier.classes, row, strict=True) for row in rows]
+    ordered = [dict(sorted(row, key=lambda item: -item[1])) for row in named]
+    return [Prediction(file, row) for file, row in zip(files, ordered, strict=True)]
 
 
 def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
@@ -127,49 +122,32 @@ def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
     return logits.float().softmax(1).cpu()
 
 
-def _two_best(probabilities: dict[str, float]) -> tuple[str, float, str, float]:
-    """The two most probable classes, each with its probability."""
-    (first, high), (second, low) = sorted(probabilities.items(), key=lambda item: -item[1])[:2]
-    return first, high, second, low
-
-
 def show(predictions: Sequence[Prediction], output: str | None) -> None:
-    """Print a table of the predictions, or of many a summary that says where all of them are."""
+    """Print a table of the predictions, of many the least certain ones."""
     from rich.console import Console
     from rich.table import Column, Table
 
     width = None if sys.stdout.isatty() else 1000  # in a file or pipe no name is folded
     console = Console(width=width, markup=False, emoji=False, highlight=False)  # names are shown as they are
-    if len(predictions) <= ROWS:
-        table = Table(Column("file", overflow="fold"), "class", "probability", "runner-up")
-        for one in predictions:
-            runner_up = f"{one.runner_up} ({one.runner_up_probability:.4f})"
-            table.add_row(str(one.file), one.answer, f"{one.probability:.4f}", runner_up)
-    else:
-        least_certain = Column("least certain", overflow="fold")
-        table = Table("class", Column("files", justify="right"), "mean probability", least_certain, "probability")
-        for name in predictions[0].probabilities:
-            if of_class := [one for one in predictions if one.answer == name]:
-                mean = sum(one.probability for one in of_class) / len(of_class)
-                least = min(of_class, key=lambda one: one.probability)
-                table.add_row(name, f"{len(of_class):,}", f"{mean:.4f}", str(least.file), f"{least.probability:.4f}")
+    table = Table(Column("file", overflow="fold"), "class", "probability", "runner-up")
+    many = len(predictions) > ROWS
+    shown = sorted(predictions, key=lambda one: one.row[2])[:ROWS] if many else predictions
+    for file, first, high, second, low in (one.row for one in shown):
+        table.add_row(file, first, f"{high:.4f}", f"{second} ({low:.4f})")
     console.print(table)
-    if len(predictions) > ROWS:
-        print(f"{len(predictions):,} files; a row for each is {f'in {output}' if output else 'with --output all.csv'}")
+    if many:
+        where = f"in {output}" if output else "with --output all.csv"
+        print(f"the {ROWS} least certain of {len(predictions):,} files; a row for each is {where}")
 
 
-def save(predictions: Sequence[Prediction], path: Path) -> None:
+def save(predictions: Sequence[Prediction], classes: Sequence[str], path: Path) -> None:
     """Write the predictions to a CSV or JSON Lines file, whole or not at all."""
     with write_whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        columns = ["file", "class", "probability", "runner_up", "runner_up_probability"]
-        writer = csv.writer(file, lineterminator="\n")
         if path.suffix.lower() == ".csv":
-            classes = predictions[0].probabilities if predictions else {}
-            writer.writerow([*columns, *(f"p_{name}" for name in classes)])
-        for one in predictions:
-            values = [str(one.file), one.answer, one.probability, one.runner_up, one.runner_up_probability]
-            if path.suffix.lower() == ".csv":
-                writer.writerow([*values, *one.probabilities.values()])
-            else:
-                row = dict(zip(columns, values, strict=True)) | {"probabilities": one.probabilities}
-                file.write(json.dumps(row) + "\n")
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*COLUMNS, *(f"p_{name}" for name in classes)])
+            writer.writerows([*one.row, *map(one.probabilities.get, classes)] for one in predictions)
+        else:
+            rows = [dict(zip(COLUMNS, one.row, strict=True)) for one in predictions]
+            for row, one in zip(rows, predictions, strict=True):
+                file.write(json.dumps(row | {"probabilities": one.probabilities}) + "\n")
