@@ -43,7 +43,7 @@ def main() -> None:
         os.chdir(folder)
         sys.stdout.isatty = lambda: True  # type: ignore[method-assign]  # with the progress bar, as on a terminal
         fit = ["fit", "--config", str(CONFIGS / "mlp.yaml"), "--seed_everything", str(options.seed)]
-        fit += ["--skip", "[history,samples,weights]", "--trainer.callbacks+", f"{__name__}.FitTimer"]
+        fit += ["--figures", "false", "--trainer.callbacks+", f"{__name__}.FitTimer"]
         lit_mnist(args=[*fit, *options.options])
         model = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")
         trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)

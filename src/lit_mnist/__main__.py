@@ -14,6 +14,7 @@ import lightning.pytorch as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 
 from lit_mnist import __version__
 from lit_mnist.classifier import CheckpointError
@@ -34,6 +35,7 @@ PARTS = {  # what may refuse its options, and how they begin
     L.LightningDataModule: "data",
     L.Trainer: "trainer",
     L.Callback: "trainer.callbacks",
+    Logger: "trainer.logger",
     torch.optim.Optimizer: "model.optimizer",
     torch.optim.lr_scheduler.LRScheduler: "model.lr_scheduler",
     torch.nn.Module: "model.network",
@@ -75,9 +77,8 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
             sys.exit(130)
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            refused = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-            if option := option_of(refused, model, data):
+        except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if option := option_of(error.__cause__ or error, model, data):
                 fail(option)
             raise
 

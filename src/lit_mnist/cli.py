@@ -26,7 +26,7 @@ from lit_mnist.errors import Parser, fail, nearest
 from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
-from lit_mnist.views.dashboard import Dashboard, Part, StepLoss
+from lit_mnist.views.dashboard import Dashboard, StepLoss
 from lit_mnist.views.evaluation import Evaluation
 
 COMMANDS = {
@@ -77,7 +77,10 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.add_argument(
-            "--skip", type=list[Part], default=[], help="What need not be drawn or shown in TensorBoard, as a list."
+            "--figures",
+            type=bool,
+            default=True,
+            help="Whether to draw figures, and show more than curves in TensorBoard.",
         )
         parser.add_argument(
             "--ckpt_path",
@@ -140,7 +143,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
         command = str(self.subcommand)
-        options, skip = self.config_init[command].trainer, self.config_init[command].skip
+        options, draw = self.config_init[command].trainer, self.config_init[command].figures
         given = [] if options.callbacks is None else options.callbacks
         given = given if isinstance(given, list) else [given]
         if options.barebones:
@@ -163,10 +166,11 @@ class CLI(LightningCLI):
                 )
             if command == "fit":
                 callbacks = run_callbacks(self.run, options.enable_checkpointing is not False)
-                callbacks += [Dashboard(self.run, skip), *([StepLoss()] if options.log_every_n_steps else [])]
+                callbacks += [Dashboard(self.run)] if draw else []
+                callbacks += [StepLoss()] if options.log_every_n_steps else []
             else:
                 kwargs["enable_checkpointing"] = False
-                callbacks = [Evaluation(self.run, str(self.checkpoint and self.checkpoint.name), skip)]
+                callbacks = [Evaluation(self.run, str(self.checkpoint and self.checkpoint.name), draw)]
         try:
             return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
         except Exception:

@@ -8,7 +8,7 @@ import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from lit_mnist.errors import fail
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
-from lit_mnist.views.dashboard import FitPart, TestPart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,15 +79,9 @@ def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
     last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
         return run
-    quiet = [
-        "--trainer.default_root_dir",
-        str(root),
-        "--trainer.logger",
-        "false",
-        "--skip",
-        json.dumps(get_args(FitPart) + get_args(TestPart)),
-    ]
-    quiet += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    quiet = ["--trainer.default_root_dir", str(root), "--figures", "false"]
+    for part in ("logger", "enable_progress_bar", "enable_model_summary"):
+        quiet += [f"--trainer.{part}", "false"]
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
         shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to continue from
@@ -160,8 +153,7 @@ def bands(rows: list[Row]) -> "Figure":
                 epochs, mean, sd = range(1, curves.shape[1] + 1), curves.mean(0), curves.std(0, ddof=1)
                 axes.plot(epochs, mean, color=color, label=stage)
                 axes.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.3, linewidth=0)
-            figures.plain_axes(axes)
-        figures.epochs_below(column[1])
+            figures.plain_axes(axes, "epoch" if axes is column[1] else "")
     grid[0, 0].set_ylabel("loss")
     grid[1, 0].set_ylabel("accuracy")
     grid[0, 0].legend(frameon=False)

@@ -1,8 +1,7 @@
 """What TensorBoard shows of a fit beside its curves, and the figures that a fit leaves in the run folder."""
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -18,64 +17,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-FitPart = Literal["history", "samples", "weights", "graph", "charts", "histograms", "throughput", "hparams"]
-TestPart = Literal["confusion", "mistakes", "calibration", "pr_curves", "embedding"]
-Part = FitPart | TestPart
-
 
 class Dashboard(Callback):
-    """Draws history, samples and weights after a fit, and fills TensorBoard while it runs.
+    """Draws history, samples and weights into the run folder after a fit, and fills TensorBoard while it runs."""
 
-    Args:
-        run: Folder for the figures.
-        skip: What to leave out.
-    """
-
-    def __init__(self, run: str | Path, skip: Collection[Part] = ()) -> None:
+    def __init__(self, run: str | Path) -> None:
         self.run = Path(run).expanduser()
-        self.skip = frozenset(skip)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for writer in writers(trainer) if "graph" not in self.skip else []:
+        for writer in writers(trainer):
             example = torch.zeros(1, 28, 28, device=pl_module.device, dtype=pl_module.dtype)
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        row = read_metrics(self.run)[-1] if writers(trainer) else {}
         images = pl_module.train_metrics["train/loss"].count.item()  # of all devices, since it was computed
         for writer in writers(trainer):
-            if "throughput" not in self.skip:
-                step = trainer.global_step - 1  # where Lightning logs the metrics of the epoch
-                writer.add_scalar("lr", row["lr"], step)
-                writer.add_scalar("images_per_second", images / max(row["seconds"], 0.001), step)
-            if "histograms" not in self.skip:
-                for name, parameter in pl_module.network.named_parameters():
-                    writer.add_histogram(name, parameter, trainer.current_epoch + 1)
+            row, step = read_metrics(self.run)[-1], trainer.global_step - 1  # where Lightning logs those of the epoch
+            writer.add_scalar("lr", row["lr"], step)
+            writer.add_scalar("images_per_second", images / max(row["seconds"], 0.001), step)
+            for name, parameter in pl_module.network.named_parameters():
+                writer.add_histogram(name, parameter, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        rows = read_metrics(self.run) if trainer.is_global_zero else []
-        if not rows:
+        if not trainer.is_global_zero or not (rows := read_metrics(self.run)):
             return
-        if "history" not in self.skip:
-            figure = figures.history(rows)
-            figures.save(figure, self.run / "history.svg")
-            leave_figure(trainer, figure, self.run / "history.png")
+        figure = figures.history(rows)
+        figures.save(figure, self.run / "history.svg")
+        leave_figure(trainer, figure, self.run / "history.png")
         data: Any = getattr(trainer, "datamodule", None)
-        if "samples" not in self.skip and hasattr(data, "splits"):
-            images, labels = data.splits["train"]
-            leave_figure(
-                trainer, figures.samples(images[:36], labels[:36], pl_module.classes), self.run / "samples.png"
-            )
+        if hasattr(data, "splits"):
+            images, labels = (part[:36] for part in data.splits["train"])
+            leave_figure(trainer, figures.samples(images, labels, pl_module.classes), self.run / "samples.png")
         first = next(pl_module.network.parameters())
-        if "weights" not in self.skip and first.shape[1:] == (28 * 28,):  # a unit for whole images
+        if first.shape[1:] == (28 * 28,):  # a unit for whole images
             leave_figure(trainer, figures.weights(first), self.run / "weights.png")
         for writer in writers(trainer):
-            if "charts" not in self.skip:
-                names = dict.fromkeys(name.partition("/")[2] for name in metrics_of(rows))
-                pairs = {name: [f"train/{name}", f"val/{name}"] for name in names}
-                writer.add_custom_scalars({"fit": {name: ["Multiline", tags] for name, tags in pairs.items()}})
-            if "hparams" not in self.skip:
-                show_hparams(writer, self.run, metrics_of(rows[-1:]))
+            names = dict.fromkeys(name.partition("/")[2] for name in metrics_of(rows))
+            charts = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in names}
+            writer.add_custom_scalars({"fit": charts})
+            show_hparams(writer, self.run, metrics_of(rows[-1:]))
 
 
 class StepLoss(Callback):

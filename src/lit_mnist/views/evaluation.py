@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torchmetrics.functional import classification
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.views import figures
-from lit_mnist.views.dashboard import Part, leave_figure, writers
+from lit_mnist.views.dashboard import leave_figure, writers
 
 
 class Evaluation(Callback):
@@ -29,20 +28,19 @@ class Evaluation(Callback):
     Args:
         run: Folder for the files.
         checkpoint: What is tested, as test.json names it.
-        skip: What to leave out.
+        draw: Whether to leave the figures, in TensorBoard, too.
     """
 
-    def __init__(self, run: str | Path, checkpoint: str, skip: Collection[Part] = ()) -> None:
+    def __init__(self, run: str | Path, checkpoint: str, draw: bool = True) -> None:
         self.run = Path(run).expanduser()
-        self.checkpoint = checkpoint
-        self.skip = frozenset(skip)
+        self.checkpoint, self.draw = checkpoint, draw
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # (B, 28, 28) uint8, (B, C) probabilities, (B,) labels
         self._embedded: Tensor | None = None  # (B, units), what reached the last linear layer called in the first batch
         self._hooks: list[Any] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._batches, self._embedded = [], None
-        if "embedding" not in self.skip and writers(trainer):
+        if self.draw and writers(trainer):
             linear = [layer for layer in pl_module.network.modules() if isinstance(layer, nn.Linear)]
             self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in linear]
 
@@ -77,24 +75,22 @@ class Evaluation(Callback):
             content = {**tested, "images": len(labels), **scores, "calibration_error": error}
             part.write_text(json.dumps(content, indent=2) + "\n")
         self._write_per_class(labels, answers, classes)
-        if "confusion" not in self.skip:
-            matrix = classification.multiclass_confusion_matrix(probabilities, labels, len(classes))  # (C, C) int64
-            leave_figure(trainer, figures.confusion(matrix, classes), self.run / "confusion.png")
-        if "mistakes" not in self.skip:
-            order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong answers first
-            worst = order[: min(36, int((~right).sum()))]
-            figure = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
-            leave_figure(trainer, figure, self.run / "mistakes.png")
-        if "calibration" not in self.skip:
-            leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
+        if not self.draw:
+            return
+        matrix = classification.multiclass_confusion_matrix(probabilities, labels, len(classes))  # (C, C) int64
+        leave_figure(trainer, figures.confusion(matrix, classes), self.run / "confusion.png")
+        order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong answers first
+        worst = order[: min(36, int((~right).sum()))]
+        shown = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
+        leave_figure(trainer, shown, self.run / "mistakes.png")
+        leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
         for writer in writers(trainer):
-            if "pr_curves" not in self.skip:
-                for label, name in enumerate(classes):
-                    writer.add_pr_curve(f"test/{name}", labels == label, probabilities[:, label], trainer.global_step)
+            for label, name in enumerate(classes):
+                writer.add_pr_curve(f"test/{name}", labels == label, probabilities[:, label], trainer.global_step)
             if self._embedded is not None:
-                shown, _, truth = (part[: len(self._embedded)] for part in self._batches[0])
+                pictures, _, truth = (part[: len(self._embedded)] for part in self._batches[0])
                 names = [classes[label] for label in truth]
-                writer.add_embedding(self._embedded, names, shown[:, None] / 255, tag="last_hidden_layer")
+                writer.add_embedding(self._embedded, names, pictures[:, None] / 255, tag="last_hidden_layer")
 
     def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
         numbers = range(len(classes))

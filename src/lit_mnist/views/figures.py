@@ -27,30 +27,23 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure, whole or not at all, in the format that the suffix names.
-
-    Raises:
-        OSError: The file could not be written.
-    """
+    """Write a figure, whole or not at all, in the format that the suffix names; equal figures are equal files."""
     from matplotlib import rc_context
 
-    with write_whole(path) as part, rc_context({"svg.hashsalt": path.stem}):  # so that equal figures are equal files
+    with write_whole(path) as part, rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(part, format=path.suffix[1:], dpi=110, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
-def plain_axes(axes: "Axes") -> None:
-    """Take away the frame above and to the right, and put a faint grid behind the curves."""
+def plain_axes(axes: "Axes", below: str = "") -> None:
+    """Take away the frame above and to the right, put a faint grid behind the curves, and count epochs if asked to."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
-
-
-def epochs_below(axes: "Axes") -> None:
-    """Count epochs on the horizontal axis, in whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(below)
+    if below == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
@@ -65,70 +58,51 @@ def curve(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], lis
 
 
 def history(rows: Sequence[dict[str, float]]) -> "Figure":
-    """Loss above and accuracy below over the epochs, train and val, with the best epoch marked.
-
-    Args:
-        rows: One dict per epoch, as `lit_mnist.runs.folder.read_metrics` gives them.
-    """
+    """Loss above and accuracy below over the epochs, train and val, with the best epoch marked."""
     figure, both = new_figure(7, 5.6, rows=2, sharex=True)
     best = best_row(rows)
     for axes, metric in zip(both, METRICS, strict=True):
         for stage, color, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
-            epochs, values = curve(rows, f"{stage}/{metric}")
-            axes.plot(epochs, values, color=color, marker=marker, markersize=4, label=stage)
+            axes.plot(*curve(rows, f"{stage}/{metric}"), color=color, marker=marker, markersize=4, label=stage)
         if best:
             axes.axvline(best["epoch"], color="black", linestyle=":", linewidth=1, zorder=0)
         if best and f"val/{metric}" in best:
             axes.plot(best["epoch"], best[f"val/{metric}"], "o", markersize=11, mfc="none", mec="black")
         axes.set_ylabel(metric)
-        plain_axes(axes)
+        plain_axes(axes, "epoch" if axes is both[1] else "")
     both[0].legend(frameon=False)
     if best:
         text = ", ".join(f"val {name} {best[f'val/{name}']:.4f}" for name in METRICS if f"val/{name}" in best)
         both[0].set_title(f"best epoch {best['epoch']:.0f}: {text}", fontsize="medium")
-    epochs_below(both[1])
     return figure
 
 
 def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
-    """Loss and accuracy of several runs over the epochs: val as lines, train dashed in the same colour.
-
-    Args:
-        histories: The rows of each run by its name.
-    """
+    """Loss and accuracy of several runs by their names: val as lines, train dashed in the same colour."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
     count = len(histories)
-    colors = colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](torch.linspace(0, 1, count))
+    colors = (
+        colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](torch.linspace(0, 1, count).numpy())
+    )
     figure, both = new_figure(10, 4.2, columns=2)
     for axes, metric in zip(both, METRICS, strict=True):
         for color, rows in zip(colors, histories.values(), strict=True):
             for stage, style in (("train", "--"), ("val", "-")):
                 axes.plot(*curve(rows, f"{stage}/{metric}"), style, color=color)
         axes.set_title(metric, fontsize="medium")
-        plain_axes(axes)
-        epochs_below(axes)
-    handles = [Line2D([], [], color=color) for color, _ in zip(colors, histories, strict=True)]
+        plain_axes(axes, "epoch")
+    handles = [Line2D([], [], color=color) for color in colors]
     handles += [Line2D([], [], color="gray"), Line2D([], [], color="gray", linestyle="--")]
-    names = [*histories, "val", "train"]
-    legend = figure.legend(
-        handles, [""] * len(names), loc="outside lower center", ncols=min(6, len(handles)), frameon=False
-    )
-    for text, name in zip(legend.get_texts(), names, strict=True):  # a label may neither begin with _ nor be a formula
-        text.set_text(name)
-        text.set_parse_math(False)
+    names = [name.replace("$", r"\$") for name in histories]  # which is no formula
+    place = {"loc": "outside lower center", "ncols": min(6, len(handles)), "frameon": False}
+    figure.legend(handles, [*names, "val", "train"], **place)
     return figure
 
 
 def samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> "Figure":
-    """Images with the names of their classes above, as many as are given.
-
-    Args:
-        images: (N, H, W) uint8.
-        labels: (N,) int64.
-        classes: Names in the order of the labels.
-    """
+    """Images (N, H, W) uint8 with the names of their classes (N,) int64 above."""
     names = [shortened(classes[label], 11) for label in labels.tolist()]
     return _gallery(images, names, columns=9 if max(map(len, names)) < 8 else 6)
 
@@ -140,11 +114,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def weights(weight: Tensor) -> "Figure":
-    """What each unit of the first layer looks for: light where a pixel excites it, dark where it inhibits.
-
-    Args:
-        weight: The layer's weights, (units, 784) float32; the first 64 units are drawn.
-    """
+    """What each of the first 64 units of a layer looks for, (units, 784): light excites it, dark inhibits."""
     from torchvision.utils import make_grid
 
     kept = weight[:64].detach().float().cpu()
@@ -160,12 +130,7 @@ def weights(weight: Tensor) -> "Figure":
 
 
 def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """True classes in rows, answers in columns: in each field the count and, of a few classes, its share of the row.
-
-    Args:
-        matrix: (C, C) int64.
-        classes: Names of the C classes.
-    """
+    """True classes in rows, answers in columns, (C, C) int64: the count and, of a few classes, its share of the row."""
     from matplotlib.colors import PowerNorm
 
     few = len(classes) <= 20  # more, and figures would lie over each other
@@ -197,15 +162,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
 def mistakes(
     images: Tensor, labels: Tensor, answers: Tensor, probabilities: Tensor, classes: Sequence[str]
 ) -> "Figure":
-    """Images that were read wrongly, with the true class, the answer and how sure the model was of it.
-
-    Args:
-        images: (N, H, W) uint8.
-        labels: True classes, (N,) int64.
-        answers: (N,) int64.
-        probabilities: Of the answers, (N,) float32.
-        classes: Names in the order of the labels.
-    """
+    """Images (N, H, W) uint8 with the true class, the answer and its probability, each (N,), above."""
     if not len(images):
         figure, axes = new_figure(7, 1.5)
         axes.set_axis_off()
@@ -224,14 +181,7 @@ def percent(probability: float) -> str:
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
-    """A reliability diagram: how often answers of a given probability are right, and how many there are.
-
-    Args:
-        probabilities: Of the answers, (N,) float32.
-        right: Whether each answer is right, (N,) bool.
-        error: Expected calibration error, as it stands in the title.
-        bins: Number of equal intervals of the probability.
-    """
+    """How often answers of a given probability are right, both (N,), and how many there are."""
     counts = torch.histc(probabilities, bins, 0, 1)  # (bins,)
     hits = torch.histc(probabilities[right], bins, 0, 1)
     edges = torch.linspace(0, 1, bins + 1)
@@ -245,9 +195,8 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
     below.bar(middles, counts.tolist(), width=0.9 / bins, color=TRAIN)
     below.set_yscale("symlog", linthresh=1)
     below.set_ylabel("answers")
-    below.set_xlabel("probability that the model gives its answer")
-    for axes in (above, below):
-        plain_axes(axes)
+    plain_axes(above)
+    plain_axes(below, "probability that the model gives its answer")
     return figure
 
 

@@ -21,7 +21,7 @@ from lit_mnist.views import figures
 
 PICTURES = ("history", "confusion", "mistakes", "calibration")
 ALWAYS = ("model.network", "trainer.max_epochs", "seed_everything")  # how the names of options of every report begin
-NEVER = ("data.data_dir", "ckpt_path", "skip", "trainer.default_root_dir")  # options that change no result
+NEVER = ("data.data_dir", "ckpt_path", "figures", "trainer.default_root_dir")  # options that change no result
 LEVEL = 0.05  # a smaller rise of the val loss, as a share of its lowest value, is no overfitting
 
 
