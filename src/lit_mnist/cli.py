@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -36,20 +35,6 @@ COMMANDS = {
 }
 DECISIVE = ("model.", "data.", "seed_everything")  # how options begin that a fit which continues may not change
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Leaves config.yaml, with all options of a fit, in its run folder."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, run: Path) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.run = run
-
-    def save_config(self, trainer: Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.run.mkdir(parents=True, exist_ok=True)
-            with write_whole(self.run / "config.yaml") as part:
-                part.write_text(self.parser.dump(self.config, skip_unset=False))
 
 
 class CLI(LightningCLI):
@@ -127,12 +112,14 @@ class CLI(LightningCLI):
             options["model"] = {"network": {**own["network"], "init_args": arguments}}
         return json.dumps(options)
 
+    def _options(self, config: Any) -> dict[str, Any]:
+        """All options of a fit as plain data, such as config.yaml holds."""
+        options: dict[str, Any] = yaml.safe_load(self.parser.dump(config, skip_unset=False))["fit"]
+        return options
+
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Fail for options that contradict those of the fit that continues."""
-        before, now = (
-            dict(flat(yaml.safe_load(parser.dump(config, skip_unset=False))["fit"]))
-            for config in (parser.parse_args(args), self.config)
-        )
+        before, now = (dict(flat(self._options(config))) for config in (parser.parse_args(args), self.config))
         for name in before | now:
             if name.startswith(DECISIVE) and name not in CHANGEABLE and before.get(name) != now.get(name):
                 fail(
@@ -154,10 +141,8 @@ class CLI(LightningCLI):
             given = [*given, TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given
         if command == "validate" or options.fast_dev_run:  # which leave nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
-            self.save_config_callback = None
         else:
             self.run = self._choose_run(Path(options.default_root_dir or ".").expanduser() / LOGS)
-            self.save_config_kwargs = {"run": self.run}
             if options.logger in (None, True):
                 purge = self.saved["global_step"] if self.saved and command == "fit" else None  # is logged again
                 logs = self.run.parent
@@ -179,24 +164,20 @@ class CLI(LightningCLI):
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
-        if self.checkpoint and (run := run_of(self.checkpoint)) and not self._tests_other_images():
+        run = self.checkpoint and run_of(self.checkpoint)
+        trained = (self.saved or {}).get("datamodule_hyper_parameters", {}).get("dataset")
+        if run and trained == self.datamodule.hparams.get("dataset"):  # another one is no test of that run
             return run
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
-
-    def _tests_other_images(self) -> bool:
-        """Whether this tests another data set than the checkpoint's or a part of it, which is no result of its run."""
-        if self.subcommand != "test" or self.checkpoint is None:
-            return False
-        trained = self.saved.get("datamodule_hyper_parameters", {})
-        limit = self.config_init.test.trainer.limit_test_batches  # 1 is one batch, 1.0 all of them
-        other = trained.get("dataset") != self.datamodule.hparams.get("dataset")
-        return other or isinstance(limit, int) or limit not in (None, 1.0)
 
     def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         last = self.run and self.run / "checkpoints" / "last.ckpt"
         try:
             self._check_callbacks(model)
+            if self.run and self.trainer.is_global_zero:
+                with write_whole(self.run / "config.yaml") as part:
+                    part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False))
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit:
             if not (number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0):
@@ -283,7 +264,7 @@ def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTD
         parser_class=Parser,
         parser_kwargs={"prog": "lit-mnist"}
         | {name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()},
-        save_config_callback=SaveRunConfig,
+        save_config_callback=None,
         trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
         seed_everything_default=0,
         auto_configure_optimizers=False,

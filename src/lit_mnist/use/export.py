@@ -3,7 +3,9 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,23 +17,18 @@ from lit_mnist.errors import fail
 from lit_mnist.runs.folder import find_checkpoint, run_of
 
 TOLERANCE = 1e-5  # a probability may differ from PyTorch's by less than this
-Answers = tuple[Tensor, Tensor]  # probabilities (N, C) float32, class (N,) int64
 
 
 class FromImages(nn.Module):
-    """What is exported: the network with the rescaling before it and the softmax after it.
-
-    Args:
-        network: Logits of a batch, (N, 28, 28) float32 in [0, 1] -> (N, C) float32.
-    """
+    """What is exported: the network with the rescaling before it and the softmax after it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> Answers:
-        """Answers for a batch: (N, 28, 28) uint8 -> (N, C) float32, (N,) int64."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and classes of a batch: (N, 28, 28) uint8 -> (N, C) float32, (N,) int64."""
         probabilities = self.network(rescale(images)).softmax(dim=1)
         return probabilities, probabilities.argmax(dim=1)
 
@@ -84,17 +81,14 @@ def export(
         write_onnx(model, part, about)
         session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
         answers = [session.run(None, {"images": batch.numpy()}) for batch in (images[:1], images[1:])]  # of any size
-        probabilities, classes = (
-            torch.cat([torch.from_numpy(one) for one in both]) for both in zip(*answers, strict=True)
-        )
+        probabilities, classes = (torch.from_numpy(np.concatenate(both)) for both in zip(*answers, strict=True))
         difference = (probabilities - expected[0]).abs().max().item()
         if not difference < TOLERANCE or not torch.equal(classes, expected[1]):
             fail(f"{path} is not written: its probabilities differ from PyTorch's by up to {difference:.1g}", status=1)
     print(f"exported  {os.path.relpath(path)}  ({path.stat().st_size / 1000:,.0f} kB)")
     print(
-        f"checked   all {len(images):,} test images of {dataset} (accuracy {accuracy:.4f}) are answered as by PyTorch,"
+        f"checked   {len(images):,} test images of {dataset}, accuracy {accuracy:.4f}, as PyTorch to {difference:.1g}"
     )
-    print(f"          probabilities to {difference:.1g}")
     print(f"load it   onnxruntime.InferenceSession({os.path.relpath(path)!r})")
 
 
@@ -103,15 +97,9 @@ def write_onnx(model: FromImages, path: Path, about: dict[str, str]) -> None:
     import onnx
 
     example = torch.zeros(2, 28, 28, dtype=torch.uint8)  # of 2, since a batch of 1 would be taken for a constant
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        dynamic_shapes={"images": {0: "N"}},
-        input_names=["images"],
-        output_names=["probabilities", "class"],
-        verbose=False,
-    )
+    names: Any = {"input_names": ["images"], "output_names": ["probabilities", "class"]}
+    size: Any = {"dynamic_shapes": {"images": {0: "N"}}}
+    program = torch.onnx.export(model, (example,), dynamo=True, verbose=False, **names, **size)
     assert program is not None
     proto = program.model_proto
     for part in (proto.graph, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.node):

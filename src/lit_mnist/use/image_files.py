@@ -1,7 +1,6 @@
 """Image files: found in folders, and read as pictures of at most a million pixels."""
 
 import math
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,10 +26,7 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
         source: Path of a PNG, JPEG, BMP, TIFF, WebP or GIF file, or a file of that kind opened for reading bytes.
 
     Returns:
-        An image in mode L, RGB, RGBA or, of numbers of more than 8 bits, F.
-
-    Raises:
-        ImageError: The file cannot be read, is no image, is damaged or has more than 50 megapixels.
+        An image in mode L, RGB, RGBA or, of numbers of more than 8 bits, F; an ImageError says why there is none.
     """
     try:
         with warnings.catch_warnings():
@@ -46,10 +42,8 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
             how = "Image.fromarray(row.reshape(28, 28).astype('uint8')).save(...) makes an image of a row of 784 pixels"
             raise ImageError(f"a table is no image; Pillow's {how}") from error
         raise ImageError(f"the file is no image in a format that is read: {', '.join(FORMATS)}") from error
-    except OSError as error:
-        raise ImageError(error.strerror or "the image is damaged or cut off") from error
     except Exception as error:  # whatever else Pillow makes of a damaged file
-        raise ImageError("the image is damaged or cut off") from error
+        raise ImageError(getattr(error, "strerror", None) or "the image is damaged or cut off") from error
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -70,22 +64,14 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     """The files that are meant by files and folders, each once, in the order given and sorted within a folder.
 
     A file is taken whatever its name. Of a folder and the folders in it those files are taken whose suffix is one of an
-    image, without hidden ones and hidden folders.
-
-    Raises:
-        ImageError: A folder holds no image.
+    image, without hidden ones and hidden folders; an ImageError says that there is none.
     """
     found: dict[Path, None] = {}
     for path in (Path(image).expanduser() for image in images):
-        if path.is_dir() and not (inside := _inside(path)):
-            raise ImageError(f"{path}: there is no image in this folder: {', '.join(sorted(SUFFIXES))}")
-        found |= dict.fromkeys(inside if path.is_dir() else [path])
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            below = [file for file in below if "/." not in f"/{file.relative_to(path).as_posix()}"]
+            if not below:
+                raise ImageError(f"{path}: there is no image in this folder: {', '.join(sorted(SUFFIXES))}")
+        found |= dict.fromkeys(below if path.is_dir() else [path])
     return list(found)
-
-
-def _inside(folder: Path) -> list[Path]:
-    files = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(where, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
