@@ -13,7 +13,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from lit_mnist import __version__
@@ -53,13 +52,13 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
     """
     args = sys.argv[1:] if args is None else args
     command = args[0] if args else "--help"
+    summaries = COMMANDS | {name: str(inspect.getdoc(tool)).splitlines()[0] for name, tool in TOOLS.items()}
     if command in ("-h", "--help"):
-        summaries = COMMANDS | {name: summary(tool) for name, tool in TOOLS.items()}
         print(USAGE, "", *(f"  {name:<10} {text}" for name, text in summaries.items()), sep="\n")
     elif command == "--version":
         print(f"lit-mnist {__version__}")
-    elif command not in {*COMMANDS, *TOOLS}:
-        fail(f"{command}: there is no such command; choose from {', '.join([*COMMANDS, *TOOLS])}")
+    elif command not in summaries:
+        fail(f"{command}: there is no such command; choose from {', '.join(summaries)}")
     else:
         set_up()
         try:
@@ -67,17 +66,13 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
                 run_tool(TOOLS[command], args[1:])
             else:
                 run_command(args, model, data)
-        except (DataError, CheckpointError) as error:
-            fail(error)
-        except MisconfigurationException as error:
-            fail(f"--trainer: {error}")
-        except DivergedError as error:
-            fail(error, status=1)
+        except (DataError, CheckpointError, DivergedError) as error:
+            fail(error, status=1 if isinstance(error, DivergedError) else 2)
         except KeyboardInterrupt:
             sys.exit(130)
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
-        except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             if option := option_of(error.__cause__ or error, model, data):
                 fail(option)
             raise
@@ -100,14 +95,9 @@ def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     return None
 
 
-def summary(tool: Callable[..., None]) -> str:
-    """The first line of a command's docstring."""
-    return (inspect.getdoc(tool) or "").partition("\n")[0]
-
-
 def run_tool(tool: Callable[..., None], args: list[str]) -> None:
     """Call a command that is a function; its first parameter, if a list, are the positional arguments."""
-    parser = Parser(prog=f"lit-mnist {tool.__name__}", description=summary(tool))
+    parser = Parser(prog=f"lit-mnist {tool.__name__}", description=str(inspect.getdoc(tool)).splitlines()[0])
     name, first = next(iter(inspect.signature(tool).parameters.items()))
     skip: set[str | int] = {name} if first.annotation == list[str] else set()
     if skip:

@@ -251,19 +251,14 @@ class CLI(LightningCLI):
 
 
 def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule) -> CLI:
-    """Run fit, validate or test.
-
-    Args:
-        args: The command and its options.
-        model: The class that --model. configures.
-        data: The class that --data. configures.
-    """
+    """Run fit, validate or test with its options, which configure a class of model and one of data."""
     return CLI(
         model,
         data,
         parser_class=Parser,
-        parser_kwargs={"prog": "lit-mnist"}
-        | {name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()},
+        parser_kwargs={
+            name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()
+        },
         save_config_callback=None,
         trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
         seed_everything_default=0,

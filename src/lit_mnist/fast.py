@@ -24,9 +24,6 @@ class FastClassifier(Classifier):
         steps_per_execution: Training steps in one call of Lightning's loop, at least 1. More than 1 is the fast path:
             the same weights bit for bit in less time, on one device, without what needs each step on its own.
         kwargs: Of `Classifier`.
-
-    Raises:
-        ValueError: An argument lies outside its range, or does not combine with the fast path.
     """
 
     def __init__(self, steps_per_execution: int = 1, **kwargs: Any) -> None:

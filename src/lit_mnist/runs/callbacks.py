@@ -14,7 +14,7 @@ from lit_mnist.runs.history import History
 
 
 def run_callbacks(run: str | Path, checkpoints: bool = True, show: bool = True) -> list[Callback]:
-    """Callbacks that leave metrics.csv, best.ckpt and last.ckpt in a run folder, and let a fit go on exactly.
+    """Callbacks that leave metrics.csv and checkpoints in a run folder, and let a fit go on exactly.
 
     Args:
         run: The run folder.
@@ -47,13 +47,7 @@ class EpochSeed(Callback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's own, of its own name, so that another one of the user is no second of a kind.
-
-    Args:
-        run: The run folder.
-        name: Name of the file without its suffix.
-        monitor: Metric whose lowest value decides; None keeps the last epoch's.
-    """
+    """Lightning's own, of its own name, so that another one of the user is no second of a kind."""
 
     def __init__(self, run: Path, name: str, monitor: str | None = None) -> None:
         super().__init__(

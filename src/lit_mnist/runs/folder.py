@@ -25,15 +25,7 @@ def new_run(logs: Path) -> Path:
 
 
 def find_checkpoint(name: str, logs: Path | str = LOGS) -> Path:
-    """The file that ``best``, ``last`` or a path means.
-
-    Args:
-        name: best or last of the newest run, or the path of a checkpoint.
-        logs: Folder of the runs.
-
-    Raises:
-        CheckpointError: There is none; an older run's is never taken for that of the newest.
-    """
+    """The file that ``best`` or ``last``, of the newest run in a folder of runs and no older one, or a path means."""
     if name not in ("best", "last"):
         if (path := Path(name).expanduser()).is_file():
             return path

@@ -1,7 +1,6 @@
 """A row for every epoch: in metrics.csv, and as a line on the terminal."""
 
 import csv
-import io
 import math
 import time
 from pathlib import Path
@@ -22,14 +21,8 @@ class DivergedError(Exception):
 class History(Callback):
     """Writes metrics.csv, with one row per epoch of whatever was measured in it, and prints the row.
 
-    It stands before the checkpoints, so that a fit which is no number any more ends before one is written.
-
-    Args:
-        run: The run folder.
-        show: Whether to print a line per epoch.
-
-    Raises:
-        DivergedError: A metric or the norm of the weights is infinite or not a number at the end of an epoch.
+    It stands before the checkpoints: a DivergedError ends a fit whose loss or weights are no numbers any more before
+    one is written.
     """
 
     def __init__(self, run: Path, show: bool = True) -> None:
@@ -69,12 +62,10 @@ class History(Callback):
 
     def _write(self) -> None:
         self.run.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["epoch", *metrics_of(self.rows), "lr", "seconds"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with write_whole(self.run / "metrics.csv") as part:
-            part.write_text(text.getvalue())
+        with write_whole(self.run / "metrics.csv") as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *metrics_of(self.rows), "lr", "seconds"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 def metrics_of(rows: list[dict[str, float]]) -> list[str]:

@@ -65,16 +65,7 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
 
 
 def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
-    """Fit and test with one seed, as `fit` and `test --ckpt_path last` do, or continue where that was stopped.
-
-    Args:
-        root: Where the folder of runs goes.
-        configs: The YAML files of the fit, each on top of the one before.
-        seed: Of everything.
-
-    Returns:
-        The run folder.
-    """
+    """Fit configs, each on top of the one before, and test, or continue where that was stopped: the run below root."""
     run = root / LOGS / "version_0"
     last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
@@ -122,7 +113,6 @@ def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.
 
 
 def _lines(rows: list[Row], command: str) -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
     configs = list(dict.fromkeys(row["config"] for row in rows))
     metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
     metrics.sort(key=lambda name: not name.startswith("test/"))
@@ -132,11 +122,10 @@ def _lines(rows: list[Row], command: str) -> list[str]:
         table.append([f"`{config}`", str(len(samples[0])), *(f"{s.mean():.4f} ± {s.std(ddof=1):.4f}" for s in samples)])
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
-    head = ["# Results over seeds", "", f"`{command}`", ""]
-    about = (
-        f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation over seeds."
-    )
-    return [*head, about, "", *lines, "", "![Curves of every config](curves.png)", ""]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
+    about = f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation."
+    head = ["# Results over seeds", "", f"`{command}`", "", about, ""]
+    return [*head, *lines, "", "![Curves of every config](curves.png)", ""]
 
 
 def bands(rows: list[Row]) -> "Figure":
