@@ -191,11 +191,11 @@ class CLI(LightningCLI):
             self._forget_unbegun_run()
         if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
             print("fast_dev_run passed: training and validation ran, and nothing is kept")
-        if self.run and self.trainer.is_global_zero:
-            self._print_run()
-            best = self.run / "checkpoints" / "best.ckpt"
-            if (checkpoint := best if best.is_file() else last) and checkpoint.is_file():
-                print(f"test with   {program()} test {self._options_to_read(checkpoint)}")
+        self._print_run()
+        best = self.run and self.run / "checkpoints" / "best.ckpt"
+        if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
+            own = "" if "network" in self.model.hparams else f" --config {quoted(left.parents[1] / 'config.yaml')}"
+            print(f"test with   {program()} test --ckpt_path {quoted(left)}{own}")
 
     def _check_callbacks(self, model: Classifier) -> None:
         """Refuse what would fail after an epoch, or do nothing."""
@@ -207,18 +207,12 @@ class CLI(LightningCLI):
             if isinstance(callback, StochasticWeightAveraging):
                 fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
 
-    def _options_to_read(self, checkpoint: Path) -> str:
-        """The options that test this run with a checkpoint, which may not know its network."""
-        own = "network" not in self.model.hparams
-        config = f" --config {quoted(checkpoint.parent.parent / 'config.yaml')}" if own else ""
-        return f"--ckpt_path {quoted(checkpoint)}{config}"
-
     def _print_run(self) -> None:
         """Say where the files of a run are and how to see its curves."""
-        assert self.run
-        print(f"\nrun folder  {relative(self.run)}")
-        if any(self.run.glob("events.out.tfevents.*")):
-            print(f"curves      tensorboard --logdir {quoted(self.run.parent)}")
+        if self.run and self.trainer.is_global_zero:
+            print(f"\nrun folder  {quoted(self.run)}")
+            if any(self.run.glob("events.out.tfevents.*")):
+                print(f"curves      tensorboard --logdir {quoted(self.run.parent)}")
 
     def _forget_unbegun_run(self) -> None:
         """Remove a new run folder in which nothing was finished."""
@@ -232,22 +226,21 @@ class CLI(LightningCLI):
 
     def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
         """Evaluate the checkpoint on the test images."""
-        try:
-            self._evaluate(self.trainer.test, model, datamodule)
-        finally:
-            self._forget_unbegun_run()
-        if self.run and self.trainer.is_global_zero:
-            self._print_run()
+        self._evaluate(self.trainer.test, model, datamodule)
 
     def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
         assert self.checkpoint
-        given, name = self.config[str(self.subcommand)].model.network.class_path, self.saved.get("network")
-        if "network" not in self.saved["hyper_parameters"] and name != given:
-            raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
-        model.load_network(self.saved, self.checkpoint)
-        if self.trainer.is_global_zero:
-            print(f"checkpoint  {relative(self.checkpoint)}")
-        evaluate(model, datamodule, verbose=True)
+        try:
+            given, name = self.config[str(self.subcommand)].model.network.class_path, self.saved.get("network")
+            if "network" not in self.saved["hyper_parameters"] and name != given:
+                raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
+            model.load_network(self.saved, self.checkpoint)
+            if self.trainer.is_global_zero:
+                print(f"checkpoint  {quoted(self.checkpoint)}")
+            evaluate(model, datamodule, verbose=True)
+        finally:
+            self._forget_unbegun_run()
+        self._print_run()
 
 
 def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule) -> CLI:
@@ -276,10 +269,5 @@ def program() -> str:
 
 def quoted(path: Any) -> str:
     """A path as one word of a command line, as short as a person would type it."""
-    return shlex.quote(str(relative(path)))
-
-
-def relative(path: str | Path) -> Path:
-    """A path as short as a person would type it."""
     path = Path(path).resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

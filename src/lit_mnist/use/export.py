@@ -74,7 +74,6 @@ def export(
     about = {
         "lit_mnist": __version__,
         "classes": json.dumps(saved.get("classes")),
-        "network": json.dumps(saved["hyper_parameters"].get("network", saved.get("network"))),
         "test_accuracy": f"{accuracy:.4f} on {dataset}",
     }
     with write_whole(path) as part:

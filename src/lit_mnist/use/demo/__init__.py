@@ -1,6 +1,5 @@
 """A page on this machine where a person draws a digit and sees what the model makes of it."""
 
-import errno
 import socket
 import sys
 from typing import Any
@@ -30,7 +29,10 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     checkpoint = find_checkpoint(ckpt_path)
     images = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("dataset", "images of your own")
     classifier = Classifier.load_from_checkpoint(checkpoint, network=network)
-    listener = listen(host, port)
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        fail(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; --port 0 takes a free one")
     name = f"[{host}]" if ":" in host else host
     local = host in ("127.0.0.1", "::1", "localhost")
     app = application(classifier, str(checkpoint), f"trained on {images}", [name, "localhost"] if local else ["*"])
@@ -39,15 +41,3 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
     limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections from now on; ends the program where there can be none."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OverflowError:
-        fail(f"--port: {port} is not in 0..65535")
-    except OSError as error:
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            fail(f"--port: {port} is in use or needs more rights; give another one, or 0 for any that is free")
-        fail(f"--host: {host} is no address of this machine")
