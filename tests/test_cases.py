@@ -114,7 +114,13 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("fit --model.optimizer.lrr 1", "--model.optimizer.lrr: there is no such option; did you mean --model.optim"),
+        ("fit --model.lrr 1", "did you mean --model.optimizer.lr?"),
+        ("fit --model.optimizer.lrr 1", "did you mean --model.optimizer.lr?"),
+        ("fit --model.network.drop 1", "did you mean --model.network.dropout?"),
+        ("fit --model.optimzer Adam", "did you mean --model.optimizer?"),
+        ("fit --trainer.max_epoch 1", "did you mean --trainer.max_epochs?"),
+        ("fit --epochs 1", "did you mean --trainer.max_epochs?"),
+        ("fit --nonsense 1", "--nonsense: there is no such option; see --help"),
         ("fit --model.network CNN --model.network.chanels 3", "did you mean --model.network.channels?"),
         ("fit --trainer.max_epochs=", "--trainer.max_epochs: Expected a <class 'int'>"),
         ("fit --model.network.hidden_sizes x", "--model.network.hidden_sizes: Expected"),

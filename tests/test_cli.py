@@ -222,9 +222,6 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
     [
         ("fit --model.network.dropout 1.5", ["--model.network.dropout: 1.5 is not in [0, 1)"]),
         ("fit --model.network.hidden_sizes [0]", ["--model.network.hidden_sizes: 0 is not at least 1"]),
-        ("fit --model.lrr 1", ["--model.lrr: there is no such option"]),
-        ("fit --trainer.max_epoch 1", ["--trainer.max_epoch: there is no", "did you mean --trainer.max_epochs?"]),
-        ("fit --model.optimizer.lrr 1", ["--model.optimizer.lrr: there is no such option"]),
         ("fit --model.network.widht 1", ["--model.network.widht: there is no such option"]),
         ("fit --model.network nonsense", ["--model.network", "nonsense"]),
         ("fit --trainer.max_epochs x", ["--trainer.max_epochs", "int", "x"]),

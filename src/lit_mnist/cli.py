@@ -50,12 +50,8 @@ class CLI(LightningCLI):
         return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in COMMANDS}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=NonNegativeInt,
-            default=self.seed_everything_default,
-            help="Seed of initialisation, sample order and dropout.",
-        )
+        about = "Seed of initialisation, sample order and dropout."
+        parser.add_argument("--seed_everything", type=NonNegativeInt, default=self.seed_everything_default, help=about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show

@@ -1,9 +1,9 @@
 """What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
 
-import difflib
 import inspect
 import sys
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -50,9 +50,14 @@ class Parser(LightningArgumentParser):
 
 
 def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
-    """What a user may have meant, as the end of a message."""
-    near = difflib.get_close_matches(typed, known, n=1, cutoff=0.5)
-    return f"; did you mean {before}{near[0]}?" if near else "; see --help"
+    """What a user may have meant, as the end of a message: the name whose last word is most like the last one typed."""
+
+    def likeness(name: str) -> float:
+        return SequenceMatcher(None, name.rpartition(".")[2].lstrip("-"), typed.rpartition(".")[2].lstrip("-")).ratio()
+
+    names = [name.replace(".class_path", "").replace(".init_args", "") for name in known]
+    best = max(names, key=likeness, default="")
+    return f"; did you mean {before}{best}?" if best and likeness(best) >= 0.6 else "; see --help"
 
 
 def shortened(message: str) -> str:

@@ -21,14 +21,9 @@ from lit_mnist.views.dashboard import leave_figure, writers
 class Evaluation(Callback):
     """Collects the answers of a test and leaves what they show in the run folder and in TensorBoard.
 
-    It writes test.json (checkpoint, data set, number of images, loss, accuracy and what else was measured, expected
-    calibration error), per_class.csv (precision, recall, F1 and support of each class), confusion.png, mistakes.png
+    It writes test.json (checkpoint, data set, number of images, what was measured, expected calibration error),
+    per_class.csv (precision, recall, F1 and support of each class) and, if it is to draw, confusion.png, mistakes.png
     (the 36 wrong answers of the highest probability) and calibration.png.
-
-    Args:
-        run: Folder for the files.
-        checkpoint: What is tested, as test.json names it.
-        draw: Whether to leave the figures, in TensorBoard, too.
     """
 
     def __init__(self, run: str | Path, checkpoint: str, draw: bool = True) -> None:

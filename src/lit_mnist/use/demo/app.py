@@ -29,16 +29,10 @@ HEADERS = {
 
 
 def application(classifier: Classifier, checkpoint: str, about: str, hosts: list[str]) -> Starlette:
-    """The demo as an ASGI application.
+    """The demo as an ASGI application, which the page names a checkpoint and a line about it, for some hosts or "*".
 
     ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
     of the classes and the 784 pixels, 0 to 255, that the model has ``seen``, or else an ``error`` in one line.
-
-    Args:
-        classifier: Reads the images.
-        checkpoint: Its name, for the page.
-        about: A line about it, for the page.
-        hosts: Names by which it may be asked for, so that no page elsewhere can read what it answers; "*" for any.
     """
     page = Template((FOLDER / "page.html").read_text()).substitute(
         checkpoint=html.escape(checkpoint),
