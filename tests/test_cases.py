@@ -40,6 +40,10 @@ WORKS = [
 ]
 REFUSED = {
     "callbacks+=StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.01": "take EMAWeightAveraging",
+    "callbacks+=BatchSizeFinder": "config.yaml would not know",
+    "callbacks+=LearningRateFinder": "config.yaml would not know",
+    "callbacks+=DeviceStatsMonitor": "psutil",
+    "logger WandbLogger": "wandb",
     "callbacks+=EarlyStopping --trainer.callbacks.monitor val_loss": "did you mean val/loss?",
     "callbacks+=ModelCheckpoint --trainer.callbacks.monitor accuracy": "which is not measured",
     "val_check_interval 1000": "val_check_interval",

@@ -73,13 +73,15 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
         except Exception as error:
-            if option := option_of(error.__cause__ or error, model, data):
+            if option := option_of(error, model, data):
                 fail(option)
             raise
 
 
 def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     """What a constructor has refused, with the option before it; None where something else went wrong."""
+    while error.__cause__:  # what jsonargparse has made of it
+        error = error.__cause__
     for kind, option in ((model, "model"), (data, "data")):
         if str(error).partition(":")[0] in inspect.signature(kind).parameters:
             return f"--{option}.{error}"
@@ -112,7 +114,7 @@ def set_up() -> None:
     torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for name in ("profilers.profiler", "tuner.lr_finder", "tuner.batch_size_scaling", "callbacks.timer"):
+    for name in ("profilers.profiler", "callbacks.timer"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # what they say was asked for
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
     for text in (

@@ -12,7 +12,13 @@ from typing import Any
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ProgressBar,
+    StochasticWeightAveraging,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -190,8 +196,9 @@ class CLI(LightningCLI):
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
         if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
-            own = "" if "network" in self.model.hparams else f" --config {quoted(left.parents[1] / 'config.yaml')}"
-            print(f"test with   {program()} test --ckpt_path {quoted(left)}{own}")
+            known = "network" in self.model.hparams and not self.config.fit.model.metrics  # by the checkpoint
+            config = "" if known else f" --config {quoted(left.parents[1] / 'config.yaml')}"
+            print(f"test with   {program()} test --ckpt_path {quoted(left)}{config}")
 
     def _check_callbacks(self, model: Classifier) -> None:
         """Refuse what would fail after an epoch, or do nothing."""
@@ -202,6 +209,8 @@ class CLI(LightningCLI):
                 fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
             if isinstance(callback, StochasticWeightAveraging):
                 fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+                fail(f"--trainer.callbacks: config.yaml would not know what {kind} sets; give the value itself")
 
     def _print_run(self) -> None:
         """Say where the files of a run are and how to see its curves."""

@@ -25,7 +25,8 @@ def configs(tmp_path: Path) -> list[Path]:
 
 
 def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: list[Path], tmp_path: Path) -> None:
-    cli("reproduce", *configs, "--seeds", 3, "--output", "out").worked()
+    layer = ROOT / "configs/keras_loss.yaml"
+    cli("reproduce", *configs, "--seeds", 3, "--layer", layer, "--output", "out").worked()
     with Path("out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["config"], row["seed"], row["epoch"]) for row in rows[:4]] == [
@@ -39,6 +40,7 @@ def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: li
         losses = [float(row["test/loss"]) for row in rows if row["config"] == config and row["test/loss"]]
         assert len(losses) == len(set(losses)) == 3
         assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in text
+        assert len([row for row in rows if row["config"] == config and row["test/keras_loss"]]) == 3
     assert Path("out/curves.png").stat().st_size > 10_000
     cli("fit", "--config", configs[0], "--seed_everything", 2).worked()
     paths = [tmp_path, Path("out/runs/first/seed_2")]

@@ -79,7 +79,7 @@ def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
         fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
         run_command(["fit", *fit, *quiet])
-        run_command(["test", "--ckpt_path", str(last), *quiet])
+        run_command(["test", "--ckpt_path", str(last), "--config", str(run / "config.yaml"), *quiet])
     return run
 
 
