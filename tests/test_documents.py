@@ -77,6 +77,11 @@ def test_every_file_that_a_page_links_to_exists(page: str) -> None:
     assert [link for link in links if not link.startswith("http") and not (path.parent / link).exists()] == []
 
 
+def test_the_page_of_the_reproduction_says_what_its_results_say() -> None:
+    folder = ROOT / "docs" / "reproduction"
+    assert (folder / "README.md").read_text().endswith(runpy.run_path(str(folder / "published.py"))["text"]())
+
+
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(commands(README)), re.MULTILINE))
 def test_every_make_target_in_the_readme_exists(target: str) -> None:
     assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
