@@ -108,13 +108,14 @@ def text() -> str:
     paragraphs = [
         f"""One run of each recipe was published, without a seed. Keras 2 took the loss of a softmax clipped to
         [1e-7, 1 - 1e-7], so that no image can cost more than 16.1; `keras_loss` measures the same on our weights, and
-        *ours* is in that kind of loss. The distance is in standard deviations over our {n} seeds, and is shown
-        from {SEEDS} seeds on; the interval is where one more run lies in 95 of 100 cases, by the t distribution. Accuracies
-        that were printed with two digits are left out.""",
-        f"""**Every epoch.** Of the {whole} published figures of single epochs, {near} lie within two standard deviations
-        of our mean of their epoch: {each}. If the published runs were three more of ours, {chance * whole:.0f} would be expected there. (The epochs of one run
-        hang together, so that this number spreads widely.) By the plain loss it is {plain["val/loss"][0]} of
-        {plain["val/loss"][1]} for val/loss: the few images that cost most make the difference.""",
+        *ours* is in that kind of loss. The distance is in standard deviations over our {n} seeds, and is shown from
+        {SEEDS} seeds on; the interval is where one more run lies in 95 of 100 cases, by the t distribution.
+        Accuracies that were printed with two digits are left out.""",
+        f"""**Every epoch.** Of the {whole} published figures of single epochs, {near} lie within two standard
+        deviations of our mean of their epoch: {each}. If the published runs were three more of ours,
+        {chance * whole:.0f} would be expected there. (The epochs of one run hang together, so that this number spreads
+        widely.) By the plain loss it is {plain["val/loss"][0]} of {plain["val/loss"][1]} for val/loss: the few images
+        that cost most make the difference.""",
         f"""`mlp_dropout` less `mlp` after 10 epochs, by a paired t-test over {n} seeds, each with the same order of
         images and the same first weights in both: {dropout(rows)}.""",
     ]
