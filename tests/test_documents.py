@@ -70,6 +70,22 @@ def test_every_snippet_and_command_of_the_parts_page_works(
             runpy.run_path(str(tmp_path / script), run_name="__main__")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_for_readers_of_keras_runs_and_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, names = (ROOT / "docs" / "from_keras.md").read_text(), {"__name__": "page"}
+    for code, _, printed in re.findall(r"```python\n(.*?)```\n(```text\n(.*?)```)?", text, re.DOTALL):
+        capsys.readouterr()
+        exec(code, names)
+        out = capsys.readouterr().out
+        number = r"\d[\d,]*\.?\d*"
+        assert re.sub(rf" *{number}", " #", out) == re.sub(rf" *{number}", " #", printed), code
+    assert (tmp_path / "samples.png").exists()
+    assert 0.85 < names["scores"]["test/accuracy"] < 0.95
+
+
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_every_file_that_a_page_links_to_exists(page: str) -> None:
     path = ROOT / page
