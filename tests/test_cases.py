@@ -36,13 +36,13 @@ WORKS = [
     "callbacks+=EMAWeightAveraging --trainer.callbacks.decay 0.5",
     "callbacks+=WeightAveraging",
     "callbacks+=Timer",
+    "callbacks+=DeviceStatsMonitor",
     'callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {"1":2}',
 ]
 REFUSED = {
     "callbacks+=StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.01": "take EMAWeightAveraging",
     "callbacks+=BatchSizeFinder": "config.yaml would not know",
     "callbacks+=LearningRateFinder": "config.yaml would not know",
-    "callbacks+=DeviceStatsMonitor": "psutil",
     "logger WandbLogger": "wandb",
     "callbacks+=EarlyStopping --trainer.callbacks.monitor val_loss": "did you mean val/loss?",
     "callbacks+=ModelCheckpoint --trainer.callbacks.monitor accuracy": "which is not measured",
