@@ -100,6 +100,7 @@ def test_every_file_that_a_page_links_to_exists(page: str) -> None:
 def test_the_page_of_the_reproduction_says_what_its_results_say() -> None:
     folder = ROOT / "docs" / "reproduction"
     assert (folder / "README.md").read_text().endswith(runpy.run_path(str(folder / "published.py"))["text"]())
+    assert runpy.run_path(str(folder / "differences.py"))["table"]() in (ROOT / "docs" / "from_keras.md").read_text()
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(commands(README)), re.MULTILINE))

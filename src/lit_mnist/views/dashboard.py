@@ -76,7 +76,7 @@ def show_hparams(writer: "SummaryWriter", run: Path, metrics: list[str]) -> None
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
     tests = [f"test/{name.partition('/')[2]}" for name in metrics if name.startswith("train/")]
     file: Any = writer.file_writer
-    for summary in hparams(plain, dict.fromkeys(metrics + tests, 0.0)):  # names alone: the values are logged as scalars
+    for summary in hparams(plain, dict.fromkeys(tests + metrics, 0.0)):  # names alone: the values are logged as scalars
         file.add_summary(summary)
 
 
