@@ -31,7 +31,8 @@ DIGITS = ("--data.dataset", "digits", "--data.batch_size", "32")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest, so that two workers end together."""
-    items.sort(key=lambda item: item.path.name not in ("test_processes.py", "test_demo.py"))
+    longest = ["test_processes.py", "test_cli.py", "test_cases.py", "test_documents.py", "test_demo.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(autouse=True)
