@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import random
-import shlex
 import shutil
 import struct
 import subprocess
@@ -182,12 +181,6 @@ class Trained:
     run: Path
     out: str
     err: str
-
-    @property
-    def test_command(self) -> list[str]:
-        """The arguments of the test command that the fit printed."""
-        line = next(line for line in self.out.splitlines() if line.startswith("test it with"))
-        return shlex.split(line.partition("lit_mnist ")[2])
 
 
 def train(folder: Path, *args: Any) -> Trained:

@@ -63,7 +63,7 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
         set_up()
         try:
             if command in TOOLS:
-                run_tool(TOOLS[command], args[1:])
+                run_tool(TOOLS[command], args[1:], summaries[command])
             else:
                 run_command(args, model, data)
         except (DataError, CheckpointError, DivergedError) as error:
@@ -97,9 +97,9 @@ def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     return None
 
 
-def run_tool(tool: Callable[..., None], args: list[str]) -> None:
+def run_tool(tool: Callable[..., None], args: list[str], summary: str) -> None:
     """Call a command that is a function; its first parameter, if a list, are the positional arguments."""
-    parser = Parser(prog=f"lit-mnist {tool.__name__}", description=str(inspect.getdoc(tool)).splitlines()[0])
+    parser = Parser(prog=f"lit-mnist {tool.__name__}", description=summary)
     name, first = next(iter(inspect.signature(tool).parameters.items()))
     skip: set[str | int] = {name} if first.annotation == list[str] else set()
     if skip:

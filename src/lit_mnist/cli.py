@@ -179,7 +179,7 @@ class CLI(LightningCLI):
             self._check_callbacks(model)
             if self.run and self.trainer.is_global_zero:
                 with write_whole(self.run / "config.yaml") as part:
-                    part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False))
+                    part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False, allow_unicode=True))
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit:
             if not (number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0):

@@ -148,6 +148,6 @@ def save(predictions: Sequence[Prediction], classes: Sequence[str], path: Path) 
             writer.writerow([*COLUMNS, *(f"p_{name}" for name in classes)])
             writer.writerows([*one.row, *map(one.probabilities.get, classes)] for one in predictions)
         else:
-            rows = [dict(zip(COLUMNS, one.row, strict=True)) for one in predictions]
-            for row, one in zip(rows, predictions, strict=True):
-                file.write(json.dumps(row | {"probabilities": one.probabilities}) + "\n")
+            for one in predictions:
+                row = dict(zip(COLUMNS, one.row, strict=True)) | {"probabilities": one.probabilities}
+                file.write(json.dumps(row) + "\n")

@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from sklearn.metrics import classification_report
 from torch import Tensor, nn
 from torchmetrics.functional import classification
 
@@ -47,8 +46,8 @@ class Evaluation(Callback):
     ) -> None:
         images, labels = (batch[0] * 255).round().to(torch.uint8), batch[1]
         self._batches.append((images.cpu(), outputs["logits"].float().softmax(1).cpu(), labels.cpu()))
-        for hook in self._hooks:
-            hook.remove()
+        while self._hooks:  # the first batch is enough
+            self._hooks.pop().remove()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         shares: list[Any] = [self._batches]
@@ -88,6 +87,8 @@ class Evaluation(Callback):
                 writer.add_embedding(self._embedded, names, pictures[:, None] / 255, tag="last_hidden_layer")
 
     def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
+        from sklearn.metrics import classification_report
+
         numbers = range(len(classes))
         scores = classification_report(labels, answers, labels=numbers, output_dict=True, zero_division=0)
         with write_whole(self.run / "per_class.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
