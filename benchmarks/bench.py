@@ -32,10 +32,12 @@ def contenders(data: Path) -> dict[str, list[str]]:
         "bare PyTorch loop": [sys.executable, str(HERE / "bare_loop.py")],
         "lit_mnist": ours,
         "lit_mnist fast": [*ours, "--", *FAST],
+        "lit_mnist fast, medium": [*ours, "--", *FAST, "--matmul_precision", "medium"],
         "Keras 3 on JAX": ["env", "KERAS_BACKEND=jax", *keras],
         "Keras 3 on TensorFlow": ["env", "KERAS_BACKEND=tensorflow", *keras],
         "Keras 3 on PyTorch": ["env", "KERAS_BACKEND=torch", *keras],
         "Lightning, DataLoader idiom": [sys.executable, str(HERE / "dataloader_idiom.py")],
+        "Lightning, batched DataLoader": [sys.executable, str(HERE / "dataloader_idiom.py"), "--batched"],
     }
 
 

@@ -24,8 +24,13 @@ def run(python: str, script: str, *args: str, **environ: str) -> dict[str, float
 
 @pytest.mark.parametrize(
     ("script", "args"),
-    [("bare_loop.py", SHORT), ("dataloader_idiom.py", SHORT), ("lit.py", SHORT_FIT)],
-    ids=["bare-loop", "dataloader-idiom", "lit-mnist"],
+    [
+        ("bare_loop.py", SHORT),
+        ("dataloader_idiom.py", SHORT),
+        ("dataloader_idiom.py", (*SHORT, "--batched")),
+        ("lit.py", SHORT_FIT),
+    ],
+    ids=["bare-loop", "dataloader-idiom", "batched-dataloader", "lit-mnist"],
 )
 def test_a_contender_runs_for_a_few_batches(script, args, mnist_dir):
     result = run(sys.executable, script, *args, LIT_MNIST_DATA_DIR=str(mnist_dir))

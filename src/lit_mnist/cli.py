@@ -7,8 +7,9 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
@@ -25,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_mnist import networks
 from lit_mnist.atomic import write_whole
+from lit_mnist.augment import RandomWarp  # noqa: F401  # for --data.augment RandomWarp
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import Parser, fail, nearest
@@ -39,7 +41,12 @@ COMMANDS = {
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
 }
-DECISIVE = ("model.", "data.", "seed_everything")  # how options begin that a fit which continues may not change
+DECISIVE = (
+    "model.",
+    "data.",
+    "seed_everything",
+    "matmul_precision",
+)  # how options begin that a fit which continues may not change
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
@@ -63,12 +70,11 @@ class CLI(LightningCLI):
         parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
-        parser.add_argument(
-            "--figures",
-            type=bool,
-            default=True,
-            help="Whether to draw figures, and show more than curves in TensorBoard.",
-        )
+        about = "Whether to draw figures, and show more than curves in TensorBoard."
+        parser.add_argument("--figures", type=bool, default=True, help=about)
+        about = "Of float32 products: with medium, factors may be rounded to bfloat16 where that is faster."
+        levels = Literal["highest", "high", "medium"]
+        parser.add_argument("--matmul_precision", type=levels, default="highest", help=about)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -132,6 +138,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
         command = str(self.subcommand)
+        torch.set_float32_matmul_precision(self.config_init[command].matmul_precision)
         options, draw = self.config_init[command].trainer, self.config_init[command].figures
         given = [] if options.callbacks is None else options.callbacks
         given = given if isinstance(given, list) else [given]

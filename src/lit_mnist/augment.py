@@ -1,0 +1,79 @@
+"""Augmentation of whole batches, where they are: each image is turned, bent and moved in its own way."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIZE = 28  # pixels of a side
+
+
+class RandomWarp(nn.Module):
+    """A random affine map of each image, and an elastic one: Simard et al., 2003, "Best practices for CNNs".
+
+    Both together are one bilinear resampling; what comes from beyond the border is 0, the background.
+
+    Args:
+        rotation: Degrees, at most, to either side.
+        shear: Degrees of slant, at most, to either side.
+        scale: Share by which width and height, each on its own, grow or shrink at most, 0 to below 1.
+        shift: Pixels, at most, in each direction.
+        elastic: Standard deviation, in pixels, of the displacement that bends an image.
+        smoothness: Pixels over which neighbours are displaced alike: the standard deviation of a Gaussian, at least 2.
+    """
+
+    def __init__(
+        self,
+        rotation: float = 15.0,
+        shear: float = 15.0,
+        scale: float = 0.15,
+        shift: float = 2.0,
+        elastic: float = 0.0,
+        smoothness: float = 4.0,
+    ) -> None:
+        for name, value in (("rotation", rotation), ("shear", shear), ("shift", shift), ("elastic", elastic)):
+            if value < 0:
+                raise ValueError(f"{name}: {value} is not at least 0")
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale: {scale} is not in [0, 1)")
+        if smoothness < 2:
+            raise ValueError(f"smoothness: {smoothness} is not at least 2")
+        super().__init__()
+        self.rotation, self.shear, self.scale, self.shift = rotation, shear, scale, shift
+        self.elastic, self.smoothness = elastic, smoothness
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Other images of the same digits: (B, 28, 28) float -> the same."""
+        where = self._affine(images)  # from which point of its image each pixel comes: (B, 2, 28, 28), x and y
+        if self.elastic:
+            where = where + self._bend(images)
+        return F.grid_sample(images.unsqueeze(1), where.permute(0, 2, 3, 1), align_corners=False).squeeze(1)
+
+    def _affine(self, images: Tensor) -> Tensor:
+        """The affine map of each image, in units of half an image: (B, 2, 28, 28)."""
+        most = [math.radians(self.rotation), math.tan(math.radians(self.shear)), self.scale, self.scale]
+        most += [2 * self.shift / SIZE] * 2
+        drawn = images.new_empty(6, len(images)).uniform_(-1, 1)
+        angle, shear, width, height, right, down = drawn * drawn.new_tensor(most)[:, None]  # each (B,)
+        sin, cos, width, height = angle.sin(), angle.cos(), 1 / (1 + width), 1 / (1 + height)
+        rows = [width * cos, width * (shear * cos - sin), right, height * sin, height * (shear * sin + cos), down]
+        maps = torch.stack(rows, dim=1).view(-1, 3)  # (2B, 3)
+        place = (2 * _places(images, 1) + 1) / SIZE - 1  # (28,), the middles of pixels in -1..1
+        y, x = torch.meshgrid(place, place, indexing="ij")
+        points = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x).flatten()])  # (3, 784)
+        return (maps @ points).view(-1, 2, SIZE, SIZE)  # F.affine_grid takes ten times as long on a CPU
+
+    def _bend(self, images: Tensor) -> Tensor:
+        """Smooth displacements of such a standard deviation, in units of half an image: (B, 2, 28, 28)."""
+        distance = _places(images, 1)[:, None] - _places(images, 2)  # (28, 14): every other pixel has its noise
+        gaussian = torch.exp(-(distance**2) / (2 * self.smoothness**2))
+        gaussian = gaussian / gaussian.norm(dim=1, keepdim=True)  # so that sums of unit noise have unit variance
+        noise = images.new_empty(len(images), 2, SIZE // 2, SIZE // 2).normal_()
+        bends: Tensor = (noise @ gaussian.T).mT @ gaussian.T  # along either side, (B, 2, 28, 28) in pixels
+        return bends * (2 * self.elastic / SIZE)
+
+
+def _places(like: Tensor, step: int) -> Tensor:
+    """0, step, 2 * step, ... below 28."""
+    return torch.arange(0, SIZE, step, dtype=like.dtype, device=like.device)
