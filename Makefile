@@ -27,8 +27,9 @@ check: .venv/installed  ## style and types
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers and its growth, into benchmarks/results
+bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, its start and its growth, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/scale.py
 
 benchmarks/.venv-peers/installed: benchmarks/peers.txt

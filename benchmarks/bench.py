@@ -29,7 +29,7 @@ def contenders(data: Path) -> dict[str, list[str]]:
     ours = [sys.executable, str(HERE / "lit.py")]
     keras = [str(PEERS), str(HERE / "keras_peer.py"), str(data)]
     return {
-        "bare PyTorch loop": [sys.executable, str(HERE / "bare_loop.py")],
+        "bare PyTorch loop": [sys.executable, str(HERE / "bare_loop.py"), str(data)],
         "lit_mnist": ours,
         "lit_mnist fast": [*ours, "--", *FAST],
         "lit_mnist fast, medium": [*ours, "--", *FAST, "--matmul_precision", "medium"],

@@ -1,6 +1,6 @@
 """A fit of the program itself with all it does by default, timed from the first to the last training hook.
 
-The figures alone are left out: they are drawn when training is over, and benchmarks/dashboard.py times them.
+The figures alone are left out, which are drawn when training is over; startup.py times them.
 """
 
 import argparse

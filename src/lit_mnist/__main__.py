@@ -111,6 +111,8 @@ def run_tool(tool: Callable[..., None], args: list[str], summary: str) -> None:
 def set_up() -> None:
     """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
     os.environ["MPLBACKEND"] = "agg"  # figures are files
+    if not torch.cuda.is_available():  # Lightning has set this, and every optimizer step would look for a driver anew
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

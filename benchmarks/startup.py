@@ -1,0 +1,59 @@
+"""What a command takes beside its work: processes from their start to their end, against the import of Lightning."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import HERE, processor, write_table
+
+from lit_mnist.runs.folder import read_metrics
+
+ROUNDS = 5
+PROGRAM = [sys.executable, "-m", "lit_mnist"]
+COMMANDS = {
+    "import lightning.pytorch": [sys.executable, "-c", "import lightning.pytorch"],
+    "lit-mnist --version": [*PROGRAM, "--version"],
+    "lit-mnist --help": [*PROGRAM, "--help"],
+    "lit-mnist fit --help": [*PROGRAM, "fit", "--help"],
+    "lit-mnist fit --data.wrong 1": [*PROGRAM, "fit", "--data.wrong", "1"],
+    "lit-mnist fit --config configs/mlp.yaml": [*PROGRAM, "fit", "--config", str(HERE.parent / "configs/mlp.yaml")],
+}
+
+
+def seconds_of(command: list[str]) -> tuple[float, float]:
+    """Seconds of a process, and of the epochs of its fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        seconds = time.perf_counter() - start
+        return seconds, sum(row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0"))
+
+
+def main() -> None:
+    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+    measured = {name: [seconds_of(COMMANDS[name])] for name in COMMANDS}
+    for _ in range(ROUNDS):
+        for name, command in COMMANDS.items():
+            measured[name].append(seconds_of(command))
+    rows, base = [], 0.0
+    for name, runs in measured.items():
+        whole, epochs = zip(*runs[1:], strict=True)  # without the first, which reads from the disk
+        rest = statistics.median(a - b for a, b in zip(whole, epochs, strict=True))
+        base = base or rest
+        spread = f"{min(whole):.1f}..{max(whole):.1f}"
+        rows.append([name, f"{statistics.median(whole):.1f}", spread, f"{rest:.1f}", f"{rest - base:+.1f}"])
+    write_table(
+        HERE / "results" / f"{processor()}-startup.md",
+        "Start and end",
+        f"`python benchmarks/startup.py`: each process once per round, in turn, n={ROUNDS}.",
+        ["command", "median s", "min..max s", "without the epochs", "over the import"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
