@@ -1,6 +1,7 @@
 # Set-up happens by itself: each target makes .venv first where it is missing or older than what it is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+PINNED := --constraint constraints.txt --editable '.[dev]'
 
 .PHONY: quickstart test check bench
 
@@ -22,14 +23,16 @@ check: .venv/installed  ## style and types
 	@$(BIN)/mypy
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing the pinned versions into .venv (a few minutes the first time)"
+	@echo "Installing the pinned versions into .venv, once (a minute or two)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(PINNED) || $(BIN)/python -m pip install --quiet $(PINNED)
 	@touch $@
 
-bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, its start and its growth, into benchmarks/results
+bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, start, tricks and growth, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/gains.py
 	@$(BIN)/python benchmarks/scale.py
 
 benchmarks/.venv-peers/installed: benchmarks/peers.txt

@@ -284,7 +284,9 @@ def test_a_folder_of_runs_may_have_any_name(cli: Cli, tmp_path: Path) -> None:
     assert (root / "lightning_logs/version_0/test.json").exists()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("configs/*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(str(path.relative_to(ROOT / "configs")) for path in ROOT.glob("configs/**/*.yaml"))
+)
 def test_a_shipped_config_opens_with_its_command_and_runs(
     name: str, cli: Cli, fashion_dir: Path, tmp_path: Path
 ) -> None:

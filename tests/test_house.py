@@ -11,7 +11,7 @@ LEAVES = ("atomic", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
 ROOMS = ("augment", *STARTER[1:], "runs", "fast", "views", "use", "cli", "trials", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 560,
+    STARTER: 570,
     ("augment",): 80,
     ("runs",): 260,
     ("fast",): 110,

@@ -57,10 +57,13 @@ class CLI(LightningCLI):
     saved: Any = None  # what it holds
     run: Path | None = None  # where this run leaves its files; None where it leaves none
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Methods of the Trainer, and their arguments that are no options: CLI's methods give them."""
-        return {name: set(inspect.signature(getattr(Trainer, name)).parameters) for name in COMMANDS}
+    def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
+        self.command = command
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The Trainer's method, alone since parsers take time, and its arguments that CLI's methods give."""
+        return {self.command: set(inspect.signature(getattr(Trainer, self.command)).parameters)}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         about = "Seed of initialisation, sample order and dropout."
@@ -88,8 +91,8 @@ class CLI(LightningCLI):
         ahead.add_argument("--ckpt_path")
         ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
         known, _ = ahead.parse_known_args(args)
-        command = args[0] if args else ""
-        if command in COMMANDS and not {"-h", "--help"}.intersection(args) and (known.ckpt_path or command != "fit"):
+        command = self.command
+        if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or command != "fit"):
             logs = Path(known.root).expanduser() / LOGS
             try:
                 self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
@@ -257,13 +260,13 @@ class CLI(LightningCLI):
 
 def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule) -> CLI:
     """Run fit, validate or test with its options, which configure a class of model and one of data."""
+    usage = f"lit-mnist {args[0]} [options]"
     return CLI(
+        args[0],
         model,
         data,
         parser_class=Parser,
-        parser_kwargs={
-            name: {"description": text, "usage": f"lit-mnist {name} [options]"} for name, text in COMMANDS.items()
-        },
+        parser_kwargs={args[0]: {"description": COMMANDS[args[0]], "usage": usage}},
         save_config_callback=None,
         trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
         seed_everything_default=0,

@@ -10,9 +10,13 @@ from PIL import Image
 from lit_mnist import CNN, Classifier
 
 
-def test_it_has_few_parameters_and_gives_a_logit_for_each_class() -> None:
+@pytest.mark.parametrize(("channels", "count"), [(16, 18_810), (64, 289_482)])
+def test_its_channels_decide_how_many_parameters_it_has(channels: int, count: int) -> None:
+    assert sum(parameter.numel() for parameter in CNN(channels).parameters()) == count
+
+
+def test_it_gives_a_logit_for_each_class() -> None:
     network = CNN()
-    assert sum(parameter.numel() for parameter in network.parameters()) == 21_442
     assert network(torch.rand(3, 28, 28)).shape == (3, 10)
     assert CNN(channels=2, num_classes=5)(torch.rand(1, 28, 28)).shape == (1, 5)
 
@@ -27,7 +31,7 @@ def test_in_evaluation_an_image_alone_gets_the_answer_that_it_gets_among_others(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 0}, "channels: 0 is not at least 1"),
+        ({"channels": 1}, "channels: 1 is not at least 2"),
         ({"dropout": 1.0}, r"dropout: 1.0 is not in \[0, 1\)"),
         ({"num_classes": 0}, "num_classes: 0 is not at least 1"),
     ],
@@ -57,7 +61,7 @@ def test_every_command_takes_it_by_its_name(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_an_option_of_a_network_is_explained_and_one_that_it_lacks_is_refused(cli: Cli) -> None:
-    assert "doubles them" in cli("fit", "--model.network.help", "CNN").out
+    assert "twice as many" in cli("fit", "--model.network.help", "CNN").out
     cli("fit", "--model.network", "CNN", "--model.network.hidden_sizes", "[3]").refused(
         "--model.network", "hidden_sizes"
     )

@@ -41,6 +41,12 @@ def test_one_dropout_share_holds_for_all_hidden_layers() -> None:
     assert [layer.p for layer in MLP(dropout=0.2).layers if isinstance(layer, nn.Dropout)] == [0.2, 0.2]
 
 
+def test_batch_norm_stands_between_each_hidden_layer_and_its_activation() -> None:
+    kinds = [type(layer).__name__ for layer in MLP([8, 4], dropout=0.1, batch_norm=True).layers]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert sum(parameter.numel() for parameter in MLP(batch_norm=True).parameters()) == 235_146 + 2 * (256 + 128)
+
+
 def test_a_dropout_of_zero_adds_no_layer() -> None:
     assert kinds(MLP(dropout=(0.0, 0.3))) == ["Linear", "ReLU", "Linear", "ReLU", "Dropout", "Linear"]
 

@@ -12,10 +12,15 @@ class MLP(nn.Module):
         hidden_sizes: Width of each hidden layer, each at least 1; none makes it a linear classifier.
         dropout: Share of activations dropped after the hidden layers, 0 to below 1: one for all or one for each.
         num_classes: Number of logits.
+        batch_norm: Whether activations are normalised by batch before each ReLU.
     """
 
     def __init__(
-        self, hidden_sizes: Sequence[int] = (256, 128), dropout: float | Sequence[float] = 0.0, num_classes: int = 10
+        self,
+        hidden_sizes: Sequence[int] = (256, 128),
+        dropout: float | Sequence[float] = 0.0,
+        num_classes: int = 10,
+        batch_norm: bool = False,
     ) -> None:
         shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(hidden_sizes)
         if min(hidden_sizes, default=1) < 1:
@@ -26,13 +31,14 @@ class MLP(nn.Module):
         if len(shares) != len(hidden_sizes):
             raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
         super().__init__()
-        self.hidden_sizes, self.dropout, self.num_classes = hidden_sizes, dropout, num_classes
+        self.hidden_sizes, self.dropout = hidden_sizes, dropout
+        self.num_classes, self.batch_norm = num_classes, batch_norm
         layers: list[nn.Module] = []
         in_features = 28 * 28
         for size, share in zip(hidden_sizes, shares, strict=True):
-            layers += [nn.Linear(in_features, size), nn.ReLU()]
-            if share > 0:
-                layers.append(nn.Dropout(share))
+            norm = [nn.BatchNorm1d(size)] if batch_norm else []
+            layers += [nn.Linear(in_features, size), *norm, nn.ReLU()]
+            layers += [nn.Dropout(share)] if share > 0 else []
             in_features = size
         self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 

@@ -1,0 +1,139 @@
+"""Makes docs/ladder.md's table and figure: python docs/ladder/ladder.py [OUTPUT_OF_REPRODUCE...].
+
+The run folders of each OUTPUT are added to results.csv, a row per config and seed; then table and figure are made anew.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from scipy import stats
+
+from lit_mnist import networks
+from lit_mnist.runs.folder import read_metrics
+
+FOLDER = Path(__file__).parent
+PAGE, ROOT = FOLDER.parent / "ladder.md", FOLDER.parent.parent
+COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
+WIDE = 7  # from this rung on another network begins, so that there is no rung below to compare with
+
+
+def collect(output: Path) -> list[dict[str, object]]:
+    """A row for each finished fit of `reproduce`."""
+    rows = []
+    for file in sorted(output.glob("runs/*/seed_*/lightning_logs/version_0/test.json")):
+        config, seed = file.parts[-5], int(file.parts[-4].removeprefix("seed_"))
+        epochs, test = read_metrics(file.parent), json.loads(file.read_text())
+        last = epochs[-1]
+        seconds = len(epochs) * float(np.median([row["seconds"] for row in epochs]))  # a pause does not count
+        values = [int(last["epoch"]), round(seconds, 1), last["val/loss"], last["val/accuracy"]]
+        rows.append(dict(zip(COLUMNS, [config, seed, *values, test["loss"], test["accuracy"]], strict=True)))
+    return rows
+
+
+def tutorial() -> list[dict[str, object]]:
+    """The same rows for the tutorial's own configs, from the results of docs/reproduction."""
+    with (FOLDER.parent / "reproduction/results.csv").open(newline="") as file:
+        epochs = [row for row in csv.DictReader(file) if row["config"] in TUTORIAL]
+    rows = []
+    for last in (row for row in epochs if row["test/loss"]):
+        run = [row for row in epochs if (row["config"], row["seed"]) == (last["config"], last["seed"])]
+        seconds = len(run) * float(np.median([float(row["seconds"]) for row in run]))
+        measured = [float(last[name.replace("_", "/")]) for name in COLUMNS[4:]]
+        values = [TUTORIAL[last["config"]], int(last["seed"]), len(run), round(seconds, 1), *measured]
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def read() -> list[dict[str, object]]:
+    path = FOLDER / "results.csv"
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    rows.sort(key=lambda row: (str(row["config"]), int(str(row["seed"]))))
+    with (FOLDER / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def accuracies(rows: list[dict[str, object]], config: str) -> dict[str, float]:
+    """Test accuracy in percent by seed."""
+    return {row["seed"]: 100 * float(row["test_accuracy"]) for row in rows if row["config"] == config}
+
+
+def half(sample: np.ndarray) -> float:
+    """Half of the 95 % confidence interval of a mean, by the t distribution."""
+    return float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+
+
+def parameters(config: str) -> int:
+    """Parameters of a config's network."""
+    path = ROOT / "configs/ladder" / f"{config}.yaml"
+    spec = yaml.safe_load(path.read_text())["model"].get("network", {}) if path.is_file() else {}
+    network = getattr(networks, spec.get("class_path", "MLP"))(**spec.get("init_args", {}))
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def table(rows: list[dict[str, object]]) -> list[str]:
+    lines = [
+        "| rung | parameters | epochs | seconds | n | test accuracy | over the rung below |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    before: dict[str, float] = {}
+    for config in dict.fromkeys(row["config"] for row in rows):
+        mine = [row for row in rows if row["config"] == config]
+        found = accuracies(rows, config)
+        sample, seconds = np.array(list(found.values())), np.median([float(row["seconds"]) for row in mine])
+        both = np.array([found[seed] - before[seed] for seed in found if seed in before])
+        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and int(config[0]) < WIDE else ""
+        accuracy = f"{sample.mean():.3f} ± {sample.std(ddof=1):.3f}" if len(sample) > 1 else f"{sample[0]:.2f}"
+        cells = [config, f"{parameters(config):,}", mine[0]["epochs"], f"{seconds:.0f}", len(sample), accuracy, gain]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+        before = found
+    return lines
+
+
+def figure(rows: list[dict[str, object]]) -> Figure:
+    """Test error with its 95 % confidence interval against the seconds of a fit, a point per rung."""
+    made = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = made.subplots()
+    for config in dict.fromkeys(row["config"] for row in rows):
+        sample = np.array(list(accuracies(rows, config).values()))
+        seconds = np.median([float(row["seconds"]) for row in rows if row["config"] == config])
+        color = "#7a8794" if "cnn" not in config else "#d95f02"
+        error = half(sample) if len(sample) > 1 else 0
+        axes.errorbar(seconds, sample.mean(), yerr=error, fmt="o", color=color, capsize=3)
+        axes.annotate(
+            config.replace("_", " "), (seconds, sample.mean()), xytext=(7, -11), textcoords="offset points", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds of the fit, one thread")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return made
+
+
+def main() -> None:
+    rows: list[dict[str, object]] = [*read(), *tutorial()]
+    for output in map(Path, sys.argv[1:]):
+        rows += collect(output)
+    write(list({(row["config"], str(row["seed"])): row for row in rows}.values()))  # the newest of each
+    known = read()
+    figure(known).savefig(FOLDER / "ladder.png", dpi=110)
+    text = "\n".join(table(known))
+    page = PAGE.read_text()
+    PAGE.write_text(re.sub(r"(<!-- table -->\n).*?(\n<!-- end -->)", rf"\g<1>{text}\g<2>", page, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
