@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -83,5 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["gains"] = sys.modules["__main__"]
     main()

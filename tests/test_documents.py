@@ -16,7 +16,7 @@ from PIL import Image
 from lit_mnist import MNISTDataModule
 
 README = (ROOT / "README.md").read_text()
-SHORT = ("--trainer.enable_model_summary", "false", "--trainer.max_epochs", 1)
+SHORT = ("--trainer.enable_model_summary", "false", "--trainer.max_epochs", 2)
 SLOW = ("demo", "--trainer.devices", "reproduce")  # which have tests of their own
 
 
@@ -69,6 +69,11 @@ def test_every_snippet_and_command_of_the_parts_page_works(
             script, *arguments = shlex.split(command)[1:]
             monkeypatch.setattr(sys, "argv", [script, *arguments])
             runpy.run_path(str(tmp_path / script), run_name="__main__")
+
+
+def test_the_table_of_the_ladder_is_that_of_its_results() -> None:
+    ladder = runpy.run_path(str(ROOT / "docs/ladder/ladder.py"))
+    assert "\n".join(ladder["table"](ladder["read"]())) in (ROOT / "docs/ladder.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
