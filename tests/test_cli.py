@@ -222,6 +222,9 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
     [
         ("fit --model.network.dropout 1.5", ["--model.network.dropout: 1.5 is not in [0, 1)"]),
         ("fit --model.network.hidden_sizes [0]", ["--model.network.hidden_sizes: 0 is not at least 1"]),
+        ("fit --data.dataset digits --model.network CNN --model.network.channels 1", ["network.channels: 1 is not"]),
+        ("fit --data.dataset digits --data.augment RandomWarp --data.augment.scale 2", ["augment.scale: 2.0 is"]),
+        ("fit --matmul_precision low", ["--matmul_precision", "medium", "low"]),
         ("fit --model.network.widht 1", ["--model.network.widht: there is no such option"]),
         ("fit --model.network nonsense", ["--model.network", "nonsense"]),
         ("fit --trainer.max_epochs x", ["--trainer.max_epochs", "int", "x"]),

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from lit_mnist import __version__
+from lit_mnist.augment import RandomWarp
 from lit_mnist.classifier import CheckpointError
 from lit_mnist.cli import COMMANDS, run_command
 from lit_mnist.data import DataError, MNISTDataModule
@@ -37,6 +39,7 @@ PARTS = {  # what may refuse its options, and how they begin
     Logger: "trainer.logger",
     torch.optim.Optimizer: "model.optimizer",
     torch.optim.lr_scheduler.LRScheduler: "model.lr_scheduler",
+    RandomWarp: "data.augment",
     torch.nn.Module: "model.network",
 }
 USAGE = "usage: lit-mnist COMMAND [options]      lit-mnist COMMAND --help lists the options of one"
@@ -80,6 +83,9 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
 
 def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     """What a constructor has refused, with the option before it; None where something else went wrong."""
+    if "to a subclass of MLP" in str(error):  # --model.network, whose type names MLP apart
+        reasons = re.findall(r"^  - (\w+: .*)", str(error), re.MULTILINE)
+        return f"--model.network.{reasons[0]}" if reasons else None
     while error.__cause__:  # what jsonargparse has made of it
         error = error.__cause__
     for kind, option in ((model, "model"), (data, "data")):
