@@ -22,7 +22,6 @@ FOLDER = Path(__file__).parent
 PAGE, ROOT = FOLDER.parent / "ladder.md", FOLDER.parent.parent
 COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
-WIDE = 7  # from this rung on another network begins, so that there is no rung below to compare with
 
 
 def collect(output: Path) -> list[dict[str, object]]:
@@ -32,10 +31,14 @@ def collect(output: Path) -> list[dict[str, object]]:
         config, seed = file.parts[-5], int(file.parts[-4].removeprefix("seed_"))
         epochs, test = read_metrics(file.parent), json.loads(file.read_text())
         last = epochs[-1]
-        seconds = len(epochs) * float(np.median([row["seconds"] for row in epochs]))  # a pause does not count
-        values = [int(last["epoch"]), round(seconds, 1), last["val/loss"], last["val/accuracy"]]
+        values = [int(last["epoch"]), duration(epochs), last["val/loss"], last["val/accuracy"]]
         rows.append(dict(zip(COLUMNS, [config, seed, *values, test["loss"], test["accuracy"]], strict=True)))
     return rows
+
+
+def duration(epochs: list) -> float:
+    """Seconds of a fit: the median epoch times their number, so that a pause does not count."""
+    return round(len(epochs) * float(np.median([float(row["seconds"]) for row in epochs])), 1)
 
 
 def tutorial() -> list[dict[str, object]]:
@@ -45,9 +48,8 @@ def tutorial() -> list[dict[str, object]]:
     rows = []
     for last in (row for row in epochs if row["test/loss"]):
         run = [row for row in epochs if (row["config"], row["seed"]) == (last["config"], last["seed"])]
-        seconds = len(run) * float(np.median([float(row["seconds"]) for row in run]))
         measured = [float(last[name.replace("_", "/")]) for name in COLUMNS[4:]]
-        values = [TUTORIAL[last["config"]], int(last["seed"]), len(run), round(seconds, 1), *measured]
+        values = [TUTORIAL[last["config"]], int(last["seed"]), len(run), duration(run), *measured]
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
@@ -89,17 +91,18 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         "| rung | parameters | epochs | seconds | n | test accuracy | over the rung below |",
         "|---|---|---|---|---|---|---|",
     ]
-    before: dict[str, float] = {}
+    below, before = 0, {}  # parameters and accuracies of the rung below
     for config in dict.fromkeys(row["config"] for row in rows):
         mine = [row for row in rows if row["config"] == config]
         found = accuracies(rows, config)
         sample, seconds = np.array(list(found.values())), np.median([float(row["seconds"]) for row in mine])
         both = np.array([found[seed] - before[seed] for seed in found if seed in before])
-        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and int(config[0]) < WIDE else ""
+        size = parameters(config)
+        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and size == below else ""  # the same network
         accuracy = f"{sample.mean():.3f} ± {sample.std(ddof=1):.3f}" if len(sample) > 1 else f"{sample[0]:.2f}"
-        cells = [config, f"{parameters(config):,}", mine[0]["epochs"], f"{seconds:.0f}", len(sample), accuracy, gain]
+        cells = [config, f"{size:,}", mine[0]["epochs"], f"{seconds:.0f}", len(sample), accuracy, gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-        before = found
+        below, before = size, found
     return lines
 
 
@@ -119,7 +122,7 @@ def figure(rows: list[dict[str, object]]) -> Figure:
     axes.set_xlim(15, 3000)
     axes.set_xticks([20, 50, 100, 200, 500, 1000, 2000], [20, 50, 100, 200, 500, 1000, 2000])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("seconds of the fit, one thread")
+    axes.set_xlabel("seconds of the fit")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,12 +41,8 @@ COMMANDS = {
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
 }
-DECISIVE = (
-    "model.",
-    "data.",
-    "seed_everything",
-    "matmul_precision",
-)  # how options begin that a fit which continues may not change
+# How options begin that a fit which continues may not change.
+DECISIVE = ("model.", "data.", "seed_everything", "matmul_precision")
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
@@ -91,8 +87,7 @@ class CLI(LightningCLI):
         ahead.add_argument("--ckpt_path")
         ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
         known, _ = ahead.parse_known_args(args)
-        command = self.command
-        if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or command != "fit"):
+        if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or self.command != "fit"):
             logs = Path(known.root).expanduser() / LOGS
             try:
                 self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
@@ -102,15 +97,15 @@ class CLI(LightningCLI):
                 self.checkpoint = find_checkpoint("last", logs)
                 print("the newest run has no best.ckpt, since nothing was validated; its last.ckpt is taken")
             self.saved = read_checkpoint(self.checkpoint)
-            args = [command, "--config", self._options_of(self.checkpoint, command), *args[1:]]
+            args = [self.command, "--config", self._options_of(self.checkpoint), *args[1:]]
         self.config = parser.parse_args(args)
-        self.config[command].ckpt_path = None  # so that a fit from the saved config starts anew
-        if self.checkpoint and command == "fit":
+        self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
+        if self.checkpoint and self.command == "fit":
             self._refuse_changes(parser, args[:3])
 
-    def _options_of(self, checkpoint: Path, command: str) -> str:
+    def _options_of(self, checkpoint: Path) -> str:
         """What follows from a checkpoint, as a value of --config."""
-        if command == "fit":
+        if self.command == "fit":
             if (run := run_of(checkpoint)) is None:
                 raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
             return str(run / "config.yaml")
@@ -140,7 +135,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
-        command = str(self.subcommand)
+        command = self.command
         torch.set_float32_matmul_precision(self.config_init[command].matmul_precision)
         options, draw = self.config_init[command].trainer, self.config_init[command].figures
         given = [] if options.callbacks is None else options.callbacks
@@ -246,7 +241,7 @@ class CLI(LightningCLI):
     def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
         assert self.checkpoint
         try:
-            given, name = self.config[str(self.subcommand)].model.network.class_path, self.saved.get("network")
+            given, name = self.config[self.command].model.network.class_path, self.saved.get("network")
             if "network" not in self.saved["hyper_parameters"] and name != given:
                 raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
             model.load_network(self.saved, self.checkpoint)
