@@ -32,6 +32,7 @@ check: .venv/installed  ## style and types
 bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, start, tricks and growth, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/time_to.py
 	@$(BIN)/python benchmarks/gains.py
 	@$(BIN)/python benchmarks/scale.py
 

@@ -124,6 +124,7 @@ def test_a_continued_fit_equals_one_that_never_stopped(cli: Cli, tmp_path: Path)
     for name in ("best", "last"):
         assert same(state(tmp_path, name), state(tmp_path, name, number=1))
     assert len(read_metrics(tmp_path / "lightning_logs/version_1")) == 3
+    assert "raise --trainer.max_epochs (3)" in cli("fit", "--ckpt_path", "last").worked().out
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
 
 

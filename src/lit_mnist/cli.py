@@ -198,6 +198,8 @@ class CLI(LightningCLI):
             self._forget_unbegun_run()
         if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
             print("fast_dev_run passed: training and validation ran, and nothing is kept")
+        if self.saved and self.saved["global_step"] == self.trainer.global_step and self.trainer.is_global_zero:
+            print(f"the fit had ended before; to go on, raise --trainer.max_epochs ({self.trainer.max_epochs})")
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
         if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
