@@ -71,9 +71,10 @@ def test_every_snippet_and_command_of_the_parts_page_works(
             runpy.run_path(str(tmp_path / script), run_name="__main__")
 
 
-def test_the_table_of_the_ladder_is_that_of_its_results() -> None:
+def test_the_tables_of_the_ladder_are_those_of_its_results() -> None:
     ladder = runpy.run_path(str(ROOT / "docs/ladder/ladder.py"))
-    assert "\n".join(ladder["table"](ladder["read"]())) in (ROOT / "docs/ladder.md").read_text()
+    for page, table in (("docs/ladder.md", "table"), ("README.md", "short_table")):
+        assert "\n".join(ladder[table](ladder["read"]())) in (ROOT / page).read_text()
 
 
 @pytest.mark.filterwarnings("ignore")

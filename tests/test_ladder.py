@@ -14,7 +14,7 @@ PARAMETERS = {
     "3_one_cycle": 235_146,
     "4_affine": 235_146,
     "5_elastic": 235_146,
-    "6_cnn": 18_810,
+    "7_cnn": 18_810,
 }
 
 
