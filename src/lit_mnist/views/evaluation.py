@@ -87,13 +87,11 @@ class Evaluation(Callback):
                 writer.add_embedding(self._embedded, names, pictures[:, None] / 255, tag="last_hidden_layer")
 
     def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
-        from sklearn.metrics import classification_report
+        from sklearn.metrics import precision_recall_fscore_support
 
-        numbers = range(len(classes))
-        scores = classification_report(labels, answers, labels=numbers, output_dict=True, zero_division=0)
+        scores = precision_recall_fscore_support(labels, answers, labels=range(len(classes)), zero_division=0)
         with write_whole(self.run / "per_class.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["class", "precision", "recall", "f1", "support"])
-            for number, name in zip(numbers, classes, strict=True):
-                *shares, support = scores[str(number)].values()
-                writer.writerow([name, *(f"{share:.4f}" for share in shares), int(support)])
+            for name, *shares, support in zip(classes, *scores, strict=True):
+                writer.writerow([name, *(f"{share:.4f}" for share in shares), support])

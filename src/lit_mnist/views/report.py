@@ -109,18 +109,17 @@ def _figures(run: Run) -> dict[str, str]:
 
 def overfitting(rows: list[dict[str, float]]) -> str:
     """A sentence on whether, where and by how much the val loss turned."""
-    best, last = figures.best_row(rows), next((row for row in reversed(rows) if "val/loss" in row), None)
-    if best is None or last is None:
+    measured = [row for row in rows if "val/loss" in row]
+    if (best := figures.best_row(measured)) is None:
         return "Nothing was validated, so overfitting does not show."
+    last = measured[-1]
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
-    if best["epoch"] == last["epoch"]:
-        return f"No overfitting yet: val loss is lowest in the last epoch, {epoch}, at {low:.4f}."
-    rise = f"{end - low:.4f}" + (f" ({(end - low) / low:.0%})" if low >= 0.0001 else "")
-    if end - low <= LEVEL * low:
-        return f"No clear overfitting: val loss is lowest in epoch {epoch} at {low:.4f} and ends only {rise} above it."
+    if end <= (1 + LEVEL) * low:
+        return f"No clear overfitting: val loss is lowest in epoch {epoch} at {low:.4f} and ends at {end:.4f}."
     return (
-        f"It overfits after epoch {epoch}: there val loss turned at {low:.4f} and rose by {rise} to {end:.4f} in epoch"
-        f" {last['epoch']:.0f}, while train loss went on from {best['train/loss']:.4f} to {last['train/loss']:.4f}."
+        f"It overfits after epoch {epoch}: there val loss turned at {low:.4f} and rose by {end - low:.4f}"
+        f" ({end / max(low, 1e-9) - 1:.0%}) to {end:.4f} in epoch {last['epoch']:.0f}, while train loss went on from"
+        f" {best['train/loss']:.4f} to {last['train/loss']:.4f}."
     )
 
 
