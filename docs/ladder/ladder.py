@@ -132,10 +132,8 @@ def figure(rows: list[dict[str, object]]) -> Figure:
         color = "#7a8794" if "cnn" not in config else "#d95f02"
         error = half(sample) if len(sample) > 2 else 0
         axes.errorbar(seconds, sample.mean(), yerr=error, fmt="o", color=color, capsize=3)
-        left = config == "5_elastic"  # so that neighbours do not meet
-        place = (-7 if left else 7, 5 if int(config[0]) % 2 else -12)  # points
-        point, align = (seconds, sample.mean()), "right" if left else "left"
-        axes.annotate(config, point, xytext=place, textcoords="offset points", fontsize=8, ha=align)
+        place = (7, 5 if config[0] in "137" else -12)  # points, so that neighbours do not meet
+        axes.annotate(config, (seconds, sample.mean()), xytext=place, textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(15, 4000)
     axes.set_xticks([20, 50, 100, 200, 500, 1000, 2000], [20, 50, 100, 200, 500, 1000, 2000])
