@@ -59,6 +59,11 @@ def save_data(path: Path) -> None:
     np.savez(path, **arrays, **{f"{split}_labels": loader.labels.numpy() for split, loader in loaders.items()})
 
 
+def fix_data_dir() -> None:
+    """Let fits in other folders find the data, too."""
+    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+
+
 def processor() -> str:
     """The name of the processor as one word, such as amd_epyc: results of several stand side by side."""
     name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

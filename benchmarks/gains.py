@@ -6,12 +6,11 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from bench import FAST, HERE, processor, write_table
+from bench import FAST, HERE, fix_data_dir, processor, write_table
 from lightning.pytorch.callbacks import Callback
 from lit import CONFIGS, FitTimer
 from torchmetrics import MetricCollection
@@ -58,7 +57,7 @@ def fit(trick: str, options: list[str]) -> float:
 
 
 def main() -> None:
-    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+    fix_data_dir()
     cases = [(path, trick) for path in ("default", "fast") for trick in ("", *WITHOUT)]
     measured: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
     for _ in range(1 + ROUNDS):

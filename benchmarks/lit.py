@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import lightning.pytorch as L
+from bench import fix_data_dir
 from lightning.pytorch.callbacks import Callback
 
 from lit_mnist import Classifier, MNISTDataModule
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("options", nargs="*", help="further arguments of fit, after --")
     options = parser.parse_args()
-    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+    fix_data_dir()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         sys.stdout.isatty = lambda: True  # type: ignore[method-assign]  # with the progress bar, as on a terminal

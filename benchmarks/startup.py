@@ -1,6 +1,5 @@
 """What a command takes beside its work: processes from their start to their end, against the import of Lightning."""
 
-import os
 import statistics
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import HERE, processor, write_table
+from bench import HERE, fix_data_dir, processor, write_table
 
 from lit_mnist.runs.folder import read_metrics
 
@@ -24,21 +23,26 @@ COMMANDS = {
 }
 
 
-def seconds_of(command: list[str]) -> tuple[float, float]:
-    """Seconds of a process, and of the epochs of its fit."""
+def seconds_of(command: list[str], folder: str) -> tuple[float, float]:
+    """Seconds of a process in an empty folder, and of the epochs of its fit."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    seconds = time.perf_counter() - start
+    return seconds, sum(row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0"))
+
+
+def elsewhere(command: list[str]) -> tuple[float, float]:
+    """The same in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        subprocess.run(command, cwd=folder, capture_output=True, check=False)
-        seconds = time.perf_counter() - start
-        return seconds, sum(row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0"))
+        return seconds_of(command, folder)
 
 
 def main() -> None:
-    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
-    measured = {name: [seconds_of(COMMANDS[name])] for name in COMMANDS}
+    fix_data_dir()
+    measured = {name: [elsewhere(COMMANDS[name])] for name in COMMANDS}
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():
-            measured[name].append(seconds_of(command))
+            measured[name].append(elsewhere(command))
     rows, base = [], 0.0
     for name, runs in measured.items():
         whole, epochs = zip(*runs[1:], strict=True)  # without the first, which reads from the disk

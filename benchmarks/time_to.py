@@ -1,17 +1,13 @@
 """Time to accuracy: whole processes from their start to a tested model, one for each config of configs/time_to."""
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from bench import HERE, processor, write_table
-
-from lit_mnist.runs.folder import read_metrics
+from bench import HERE, fix_data_dir, processor, write_table
+from startup import seconds_of
 
 SEEDS = 5
 CONFIGS = sorted((HERE.parent / "configs/time_to").glob("*.yaml"))
@@ -27,15 +23,13 @@ def run(config: Path, seed: int) -> tuple[float, float, float]:
     """Seconds of the process, seconds of its epochs, and test accuracy in percent."""
     command = [sys.executable, "-c", PROGRAM, "--config", str(config), "--seed_everything", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        subprocess.run(command, cwd=folder, capture_output=True, check=True)
-        seconds, left = time.perf_counter() - start, Path(folder) / "lightning_logs/version_0"
-        epochs = sum(row["seconds"] for row in read_metrics(left))
-        return seconds, epochs, 100 * json.loads((left / "test.json").read_text())["accuracy"]
+        seconds, epochs = seconds_of(command, folder)
+        test = json.loads((Path(folder) / "lightning_logs/version_0/test.json").read_text())
+    return seconds, epochs, 100 * test["accuracy"]
 
 
 def main() -> None:
-    os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
+    fix_data_dir()
     measured: dict[Path, list[tuple[float, float, float]]] = {config: [] for config in CONFIGS}
     for seed in range(SEEDS):
         for config in CONFIGS:

@@ -84,12 +84,14 @@ def draw(digit: NDArray[np.uint8], path: Path) -> None:
 def measure(checkpoint: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
     """Print which share of the images (N, 28, 28) is read rightly as they are, and as photos of each kind."""
     classifier = Classifier.load_from_checkpoint(checkpoint)
-    for name, options in {"as they are": None, **PHOTOS}.items():
+    kinds = {"as they are": images}
+    for name, options in PHOTOS.items():
         chance = np.random.default_rng(0)
-        made = [prepare(photo(image, chance, **options)) for image in images.numpy()] if options is not None else []
+        kinds[name] = torch.stack([prepare(photo(image, chance, **options)) for image in images.numpy()])
+    for name, pixels in kinds.items():
         with torch.inference_mode():
-            answers = classifier(rescale(torch.stack(made) if made else images)).argmax(1)  # (N, 28, 28) -> (N,)
-        print(f"{(answers == labels).float().mean():.4f}  {name}")
+            right = classifier(rescale(pixels)).argmax(1) == labels  # (N, 28, 28) -> (N,)
+        print(f"{right.float().mean():.4f}  {name}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
-
 WORSE = ("2_dropout", "6_wide_mlp")  # than a rung of no more parameters, and not in the README
 
 
@@ -70,14 +70,23 @@ def write(rows: list[dict[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def accuracies(rows: list[dict[str, object]], config: str) -> dict[str, float]:
-    """Test accuracy in percent by seed."""
-    return {row["seed"]: 100 * float(row["test_accuracy"]) for row in rows if row["config"] == config}
+def rungs(rows: list[dict[str, object]]) -> Iterator[tuple[str, dict[str, float], float]]:
+    """The name of each config, its test accuracies in percent by seed, and the median seconds of a fit."""
+    for config in dict.fromkeys(row["config"] for row in rows):
+        mine = [row for row in rows if row["config"] == config]
+        found = {row["seed"]: 100 * float(row["test_accuracy"]) for row in mine}
+        yield config, found, float(np.median([float(row["seconds"]) for row in mine]))
 
 
 def half(sample: np.ndarray) -> float:
     """Half of the 95 % confidence interval of a mean, by the t distribution."""
     return float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+
+
+def spread(found: dict[str, float], digits: int) -> str:
+    """Mean and standard deviation over the seeds."""
+    sample = np.array(list(found.values()))
+    return f"{sample.mean():.{digits}f}" + (f" ± {sample.std(ddof=1):.{digits}f}" if len(sample) > 1 else "")
 
 
 def parameters(config: str) -> int:
@@ -93,16 +102,13 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         "| rung | parameters | epochs | seconds | n | test accuracy | over the rung below |",
         "|---|---|---|---|---|---|---|",
     ]
+    epochs = {row["config"]: row["epochs"] for row in rows}
     below, before = 0, {}  # parameters and accuracies of the rung below
-    for config in dict.fromkeys(row["config"] for row in rows):
-        mine = [row for row in rows if row["config"] == config]
-        found = accuracies(rows, config)
-        sample, seconds = np.array(list(found.values())), np.median([float(row["seconds"]) for row in mine])
+    for config, found, seconds in rungs(rows):
         both = np.array([found[seed] - before[seed] for seed in found if seed in before])
         size = parameters(config)
         gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and size == below else ""  # the same network
-        accuracy = f"{sample.mean():.3f} ± {sample.std(ddof=1):.3f}" if len(sample) > 1 else f"{sample[0]:.2f}"
-        cells = [config, f"{size:,}", mine[0]["epochs"], f"{seconds:.0f}", len(sample), accuracy, gain]
+        cells = [config, f"{size:,}", epochs[config], f"{seconds:.0f}", len(found), spread(found, 3), gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         below, before = size, found
     return lines
@@ -111,14 +117,10 @@ def table(rows: list[dict[str, object]]) -> list[str]:
 def short_table(rows: list[dict[str, object]]) -> list[str]:
     """The README's: the rungs that are worth their time."""
     lines = ["| rung | parameters | test accuracy, % | one fit |", "|---|---|---|---|"]
-    for config in dict.fromkeys(row["config"] for row in rows):
-        sample = np.array(list(accuracies(rows, config).values()))
-        seconds = np.median([float(row["seconds"]) for row in rows if row["config"] == config])
+    for config, found, seconds in rungs(rows):
         took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-        spread = f" ± {sample.std(ddof=1):.2f}" if len(sample) > 1 else ""
-        accuracy = f"{sample.mean():.2f}{spread} (n={len(sample)})"
         if config not in WORSE:
-            lines.append(f"| `{config}` | {parameters(config):,} | {accuracy} | {took} |")
+            lines.append(f"| `{config}` | {parameters(config):,} | {spread(found, 2)} (n={len(found)}) | {took} |")
     return lines
 
 
@@ -126,9 +128,8 @@ def figure(rows: list[dict[str, object]]) -> Figure:
     """Test accuracy with its 95 % confidence interval, from three seeds on, against the seconds of a fit."""
     made = Figure(figsize=(8, 4.5), layout="constrained")
     axes = made.subplots()
-    for config in dict.fromkeys(row["config"] for row in rows):
-        sample = np.array(list(accuracies(rows, config).values()))
-        seconds = np.median([float(row["seconds"]) for row in rows if row["config"] == config])
+    for config, found, seconds in rungs(rows):
+        sample = np.array(list(found.values()))
         color = "#7a8794" if "cnn" not in config else "#d95f02"
         error = half(sample) if len(sample) > 2 else 0
         axes.errorbar(seconds, sample.mean(), yerr=error, fmt="o", color=color, capsize=3)
