@@ -240,6 +240,7 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
         ("fit --trainer.accelerator abacus", ["--trainer", "abacus"]),
         ("fit --data.dataset digits --model.lr_scheduler OneCycleLR", ["--model.lr_scheduler", "max_lr"]),
+        ("fit --data.dataset digits --model.lr_scheduler StepLR --model.lr_scheduler.step_size 0", ["--model.lr_sch"]),
         ("fit --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at least 1"]),
         ("test", ["no run in lightning_logs has a checkpoint"]),
         ("tset", ["tset: there is no such command", "test"]),

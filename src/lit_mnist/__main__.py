@@ -91,13 +91,13 @@ def option_of(error: BaseException, model: Any, data: Any) -> str | None:
     for kind, option in ((model, "model"), (data, "data")):
         if str(error).partition(":")[0] in inspect.signature(kind).parameters:
             return f"--{option}.{error}"
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    if last.f_globals.get("__name__", "").startswith("lightning."):
-        return f"--trainer: {error}"
-    calls = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"]
-    for call in reversed(calls):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for module, option in (("lightning.", "trainer"), ("torch.optim.lr_scheduler", "model.lr_scheduler")):
+        if frames[-1].f_globals.get("__name__", "").startswith(module):
+            return f"--{option}: {error}"
+    for call in reversed(frames):
         for kind, option in PARTS.items():
-            if isinstance(part := call.f_locals.get("self"), kind):
+            if call.f_code.co_name == "__init__" and isinstance(part := call.f_locals.get("self"), kind):
                 known = str(error).partition(":")[0] in inspect.signature(type(part)).parameters
                 return f"--{option}{'.' if known else ': '}{error}"
     return None
