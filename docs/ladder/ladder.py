@@ -89,18 +89,28 @@ def spread(found: dict[str, float], digits: int) -> str:
     return f"{sample.mean():.{digits}f}" + (f" ± {sample.std(ddof=1):.{digits}f}" if len(sample) > 1 else "")
 
 
+def options(config: str) -> dict[str, dict]:
+    """What a rung decides; the first two are the tutorial's."""
+    path = ROOT / "configs/ladder" / f"{config}.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+
+def images(config: str) -> int:
+    """Images that a rung trains on."""
+    return 60_000 - options(config).get("data", {}).get("val_size", 12_000)
+
+
 def parameters(config: str) -> int:
     """Parameters of a config's network."""
-    path = ROOT / "configs/ladder" / f"{config}.yaml"
-    spec = yaml.safe_load(path.read_text())["model"].get("network", {}) if path.is_file() else {}
+    spec = options(config).get("model", {}).get("network", {})
     network = getattr(networks, spec.get("class_path", "MLP"))(**spec.get("init_args", {}))
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def table(rows: list[dict[str, object]]) -> list[str]:
     lines = [
-        "| rung | parameters | epochs | seconds | n | test accuracy | over the rung below |",
-        "|---|---|---|---|---|---|---|",
+        "| rung | parameters | images | epochs | seconds | n | test accuracy | over the rung below |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     epochs = {row["config"]: row["epochs"] for row in rows}
     below, before = 0, {}  # parameters and accuracies of the rung below
@@ -108,7 +118,8 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         both = np.array([found[seed] - before[seed] for seed in found if seed in before])
         size = parameters(config)
         gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and size == below else ""  # the same network
-        cells = [config, f"{size:,}", epochs[config], f"{seconds:.0f}", len(found), spread(found, 3), gain]
+        cells = [config, f"{size:,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
+        cells += [spread(found, 3), gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         below, before = size, found
     return lines
