@@ -299,7 +299,7 @@ def test_a_shipped_config_opens_with_its_command_and_runs(
     contract = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
     assert contract[0] == f"python -m lit_mnist fit --config configs/{name}"
     assert "test accuracy 0." in contract[2]
-    data = ("--data.dataset", "fashion_mnist", "--data.data_dir", fashion_dir)
+    data = ("--data.dataset", "fashion_mnist", "--data.data_dir", fashion_dir, "--data.val_size", 60)
     short = ("--trainer.max_epochs", 1, "--trainer.enable_model_summary", "false")
     cli("fit", "--config", ROOT / "configs" / name, *data, *short).worked()
     config = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
