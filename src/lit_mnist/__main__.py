@@ -133,6 +133,7 @@ def set_up() -> None:
         "could not find the monitored key",  # no validation yet, nothing to compare
         "Unable to serialize instance",  # a device in the options of a callback
         "trying to `self.log",  # with --trainer.barebones
+        "not supported by the model summary",  # bf16-mixed, whose size it then estimates
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
 
