@@ -144,7 +144,7 @@ def figure(rows: list[dict[str, object]]) -> Figure:
         color = "#7a8794" if "cnn" not in config else "#d95f02"
         error = half(sample) if len(sample) > 2 else 0
         axes.errorbar(seconds, sample.mean(), yerr=error, fmt="o", color=color, capsize=3)
-        place = (7, 5 if config[0] in "137" else -12)  # points, so that neighbours do not meet
+        place = (7, 5 if config[0] in "1378" else -12)  # points, so that neighbours do not meet
         axes.annotate(config, (seconds, sample.mean()), xytext=place, textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(15, 4000)
