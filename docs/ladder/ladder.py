@@ -113,15 +113,14 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     epochs = {row["config"]: row["epochs"] for row in rows}
-    below, before = 0, {}  # parameters and accuracies of the rung below
+    below: dict[str, float] = {}  # accuracies of the rung below
     for config, found, seconds in rungs(rows):
-        both = np.array([found[seed] - before[seed] for seed in found if seed in before])
-        size = parameters(config)
-        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 and size == below else ""  # the same network
-        cells = [config, f"{size:,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
+        both = np.array([found[seed] - below[seed] for seed in found if seed in below])
+        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 else ""
+        cells = [config, f"{parameters(config):,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
         cells += [spread(found, 3), gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-        below, before = size, found
+        below = found
     return lines
 
 
