@@ -50,6 +50,10 @@ REFUSED = {
     "precision 7": "--trainer.precision",
     "limit_train_batches 1.5": "limit_train_batches",
     "logger CSVLogger": "--trainer.logger.save_dir is missing",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/accuracy": "give it mode: max",
+    "callbacks+=ModelCheckpoint --trainer.callbacks.monitor train/accuracy": "give it mode: max",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --trainer.callbacks.mode max": "give it mode: min",
+    "callbacks+=BackboneFinetuning": "BackboneFinetuning needs a model with a backbone",
     "devices 0": "--trainer",
     "strategy nonsense": "--trainer",
 }
@@ -128,6 +132,12 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
         ("fit --model.network CNN --model.network.chanels 3", "did you mean --model.network.channels?"),
         ("fit --trainer.max_epochs=", "--trainer.max_epochs: Expected a <class 'int'>"),
         ("fit --model.network.hidden_sizes x", "--model.network.hidden_sizes: Expected"),
+        ("fit --data.num_workers 4", "choose from --data.dataset, --data.data_dir"),
+        ("fit --model.network.hidden_sizes 512,256", "Expected a list such as [1, 2]. Got value: 512,256"),
+        ("fit --model.metrics {f1:MulticlassF1Score}", "--model.metrics"),
+        ("fit --model.metrics={'f1':'MulticlassF1Score'}", "give it by {class_path: ..., init_args: {num_classes: ..."),
+        ("fit --model.loss CrossEntropyLoss --model.loss.weight={'class_path':'torch.Tensor','init_args':{'data':[1]}}",
+            "--model.loss.weight.data: there is no such option"),
         ("predict", "images: at least one is missing"),
         ("fit --data other.Data", "--data: a class of your own goes to main() in a script of your own"),
         ("fit --model lit_mnist.Classifier", "--model: a class of your own goes to main()"),
@@ -147,6 +157,17 @@ def test_the_loss_by_step_is_logged_where_it_is_asked_for(cli: Cli) -> None:
     assert [point.step for point in points] == [10, 20, 30, 40, 50, 60, 70]
     assert points[0].value > points[-1].value > 0
     assert "train/loss_step" not in other.Tags()["scalars"]
+
+
+def test_the_loss_of_a_step_is_that_of_all_its_batches(cli: Cli) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    still = ("--model.optimizer.lr", 0, "--trainer.max_epochs", 1, "--trainer.log_every_n_steps", 3)
+    cli(*FIT, *still, "--trainer.accumulate_grad_batches", 4).worked()
+    points = EventAccumulator(str(RUN)).Reload().Scalars("train/loss_step")
+    assert [point.step for point in points] == [3, 6, 9]
+    (row,) = read_metrics(RUN)
+    assert sum(point.value for point in points) / 3 == pytest.approx(row["train/loss"], rel=0.05)
 
 
 def test_a_csv_of_pixels_gets_a_line_that_says_how_to_turn_it_into_images(cli: Cli, own_run: Path) -> None:

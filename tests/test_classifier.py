@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassF1Score
 from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
 from lit_mnist.classifier import CheckpointError, read_checkpoint
 from lit_mnist.data import rescale
+from lit_mnist.fast import FastClassifier
 from lit_mnist.metrics import ClippedCrossEntropy, CrossEntropy
 from lit_mnist.optim import KerasRMSprop
 
@@ -340,3 +341,106 @@ def test_a_compiled_network_is_saved_under_its_own_names(digits: MNISTDataModule
     assert torch.equal(again(images), compiled.eval()(images))
     assert again.network.hidden_sizes == [8]
     quiet(max_epochs=2).fit(Classifier(torch.compile(MLP([8]), backend=backend)), digits, ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_a_loaded_classifier_trains_again_with_dropout_and_what_was_frozen_stays_frozen(
+    digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    path = saved(Classifier(MLP([16, 8], dropout=0.5)), digits, quiet, tmp_path / "a.ckpt")
+    model = Classifier.load_from_checkpoint(path)
+    assert not model.training
+    model.network.train().layers[2].eval()
+    model.training = False
+    quiet(max_epochs=1, limit_train_batches=1).fit(model, digits)
+    assert all(layer.training for layer in model.network.layers)
+    model.network.layers[2].eval()
+    quiet(max_epochs=1, limit_train_batches=1).fit(model, digits)
+    assert [layer.training for layer in model.network.layers].count(False) == 1
+
+
+class Fixed(Classifier):
+    """A subclass that creates its network itself."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__(MLP([width]))
+
+
+class Wider(Classifier):
+    def __init__(self, width: int = 16, **options: Any) -> None:
+        super().__init__(**options)
+        self.width = width
+
+
+@pytest.mark.parametrize("kind", [Classifier, FastClassifier, Fixed, Wider])
+def test_a_subclass_loads_a_checkpoint_and_so_do_lightnings_arguments(
+    kind: type[Classifier], digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    path = saved(trained := small(), digits, quiet, tmp_path / "a.ckpt")
+    options: dict[str, Any] = {"width": 16} if kind in (Fixed, Wider) else {}
+    model = kind.load_from_checkpoint(path, "cpu", strict=True, weights_only=True, hparams_file=None, **options)
+    assert type(model) is kind
+    assert torch.equal(weights(model), weights(trained))
+    loose = torch.load(path, weights_only=True)
+    del loose["state_dict"]["network.layers.2.bias"]
+    torch.save(loose, path)
+    with pytest.raises(CheckpointError, match="its weights are of"):
+        kind.load_from_checkpoint(path)
+    kind.load_from_checkpoint(path, strict=False)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an unknown argument": lambda saved: saved["hyper_parameters"]["network"]["init_args"].update(more=1),
+    "no arguments": lambda saved: saved["hyper_parameters"]["network"].pop("init_args"),
+    "a list for the network": lambda saved: saved["hyper_parameters"].update(network=[1]),
+    "a list for the hyperparameters": lambda saved: saved.update(hyper_parameters=[1, 2]),
+    "a list for those of the data": lambda saved: saved.update(datamodule_hyper_parameters=[1]),
+    "a list for the weights": lambda saved: saved.update(state_dict=[1]),
+    "a number for the classes": lambda saved: saved.update(classes=3),
+    "no epoch": lambda saved: saved.pop("epoch"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_of_another_form_gets_one_line(
+    change: str, digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    path = saved(small(), digits, quiet, tmp_path / "a.ckpt")
+    content = torch.load(path, weights_only=True)
+    CHANGES[change](content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: is no checkpoint of a fit, or damaged"):
+        read_checkpoint(path)
+
+
+def test_one_flipped_bit_in_the_weights_of_a_checkpoint_is_noticed(
+    digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    path = saved(model := small(), digits, quiet, tmp_path / "a.ckpt")
+    content = bytearray(path.read_bytes())
+    content[content.index(model.network.layers[0].weight.detach().numpy().tobytes()[:64]) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="another checksum"):
+        Classifier.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_a_metric_of_the_name_of_one_that_is_measured_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^metrics: {name} is measured already"):
+        Classifier(metrics={name: MulticlassF1Score(10)})
+
+
+def test_a_summary_with_an_example_input_works(digits: MNISTDataModule, quiet: Quiet) -> None:
+    model = small()
+    model.example_input_array = torch.rand(2, 28, 28)
+    quiet(max_epochs=1, limit_train_batches=1, enable_model_summary=True).fit(model, digits)
+
+
+def test_a_network_that_is_compiled_in_place_is_saved_under_its_own_names(
+    digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+    network = MLP([8])
+    network.compile(backend=lambda graph, inputs: calls.append(len(inputs)) or graph.forward)
+    path = saved(model := Classifier(network), digits, quiet, tmp_path / "x.ckpt")
+    assert calls
+    assert torch.equal(weights(Classifier.load_from_checkpoint(path)), weights(model))

@@ -112,7 +112,7 @@ def test_the_newest_run_without_a_best_checkpoint_has_its_last_tested(cli: Cli, 
     fit = cli("fit", *QUICK, "--trainer.limit_val_batches", 0).worked()
     assert printed_test(fit.out)[-1].endswith("last.ckpt")
     done = cli("test").worked()
-    assert "the newest run has no best.ckpt" in done.out
+    assert "version_0 has no best.ckpt, since nothing was validated" in done.out
     assert json.loads((tmp_path / "lightning_logs/version_0/test.json").read_text())["checkpoint"].endswith("last.ckpt")
 
 
@@ -236,15 +236,15 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
         ("fit --data.dataset digits --data.val_size 9999", ["--data.val_size: 9999 is not in 1..1437"]),
         ("fit --config missing.yaml", ["--config", "missing.yaml"]),
         ("fit --ckpt_path missing.ckpt", ["missing.ckpt is no file"]),
-        ("fit --ckpt_path last", ["no run in lightning_logs has a checkpoint"]),
+        ("fit --ckpt_path last", ["no run in lightning_logs"]),
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
         ("fit --trainer.accelerator abacus", ["--trainer", "abacus"]),
         ("fit --data.dataset digits --model.lr_scheduler OneCycleLR", ["--model.lr_scheduler", "max_lr"]),
         ("fit --data.dataset digits --model.lr_scheduler StepLR --model.lr_scheduler.step_size 0", ["--model.lr_sch"]),
         ("fit --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at least 1"]),
-        ("test", ["no run in lightning_logs has a checkpoint"]),
+        ("test", ["no run in lightning_logs"]),
         ("tset", ["tset: there is no such command", "test"]),
-        ("predict x.png", ["no run in lightning_logs has a checkpoint"]),
+        ("predict x.png", ["no run in lightning_logs"]),
         ("report nothing", ["nothing: is no folder"]),
     ],
 )  # fmt: skip
@@ -318,3 +318,70 @@ def test_the_tutorials_runs_are_shipped() -> None:
         "mlp_dropout_30": {"trainer": {"max_epochs": 30}, "model": {"network": dropout}},
     }
     assert {n: yaml.safe_load((ROOT / f"configs/{n}.yaml").read_text()) for n in expected} == expected
+
+
+def test_a_checkpoint_of_ones_own_lies_in_its_run_without_a_logger(cli: Cli, tmp_path: Path) -> None:
+    own = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.filename", "own", "--trainer.logger", "false")
+    cli("fit", *QUICK, *own).worked()
+    assert (tmp_path / "lightning_logs/version_0/checkpoints/own.ckpt").exists()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_config_of_an_older_run_means_its_checkpoint(cli: Cli, own_run: Path) -> None:
+    cli("fit", *QUICK).worked()
+    done = cli("test", "--config", own_run / "config.yaml").worked()
+    assert "checkpoint  lightning_logs/version_0/checkpoints/best.ckpt" in done.out
+    assert not (own_run.parent / "version_1/test.json").exists()
+
+
+def test_the_newest_run_is_the_one_that_was_fitted_last_and_it_needs_a_checkpoint(cli: Cli, own_run: Path) -> None:
+    cli("fit", *QUICK).worked()
+    cli("fit", "--ckpt_path", own_run / "checkpoints/last.ckpt", "--trainer.max_epochs", 3).worked()
+    assert "version_0/checkpoints/best.ckpt" in cli("test").worked().out
+    cli("fit", *QUICK, "--trainer.enable_checkpointing", "false").worked()
+    cli("test").refused("version_2 has no best.ckpt; it has no checkpoint")
+    cli("predict", "x.png", "--ckpt_path", "last").refused("version_2 has no last.ckpt; it has no checkpoint")
+
+
+def test_nothing_that_a_checkpoint_names_is_imported_made_or_fetched(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('imported').touch()\nEvil = object\n")
+    path = own_run / "checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["datamodule_hyper_parameters"] |= {"augment": {"class_path": "evil.Evil"}, "data_dir": str(tmp_path / "made")}
+    torch.save(saved, "evil.ckpt")
+    for command in ("test", "validate"):
+        cli(command, "--ckpt_path", "evil.ckpt").worked()
+    saved["hyper_parameters"]["network"]["init_args"]["batch_norm"] = {"class_path": "evil.Evil"}
+    torch.save(saved, "evil.ckpt")
+    cli("test", "--ckpt_path", "evil.ckpt").refused("batch_norm")
+    assert not {"imported", "made"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_fit_that_max_steps_ended_is_resumed(cli: Cli, tmp_path: Path) -> None:
+    cli("fit", *QUICK, "--trainer.max_steps", 50).worked()
+    rows = read_metrics(run := tmp_path / "lightning_logs/version_0")
+    done = cli("fit", "--ckpt_path", "last").worked()
+    assert (
+        "the fit had ended before; to resume it, raise --trainer.max_epochs (2) and --trainer.max_steps (50)"
+        in done.out
+    )
+    assert read_metrics(run) == rows
+    cli("fit", "--ckpt_path", "last", "--trainer.max_steps", -1, "--trainer.max_epochs", 3).worked()
+    assert [row["epoch"] for row in read_metrics(run)] == [1, 2, 3]
+    assert (run / "metrics.csv").read_text().splitlines()[1].startswith("1,")
+
+
+def test_an_endless_fit_counts_its_epochs(cli: Cli) -> None:
+    done = cli("fit", *QUICK, "--trainer.max_epochs", -1, "--trainer.max_steps", 40).worked()
+    assert "\nepoch  1  train/loss" in f"\n{done.out}"
+
+
+def test_in_a_notebook_the_printed_command_is_one_that_works(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert "test with   python -m lit_mnist test" in cli("fit", *QUICK).out
+
+
+def test_a_test_says_of_which_epoch_it_is(cli: Cli, own_run: Path) -> None:
+    cli("test", "--ckpt_path", "last").worked()
+    content = json.loads((own_run / "test.json").read_text())
+    assert (content["checkpoint"], content["epoch"], content["global_step"]) == ("last.ckpt", 2, 72)

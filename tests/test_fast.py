@@ -71,7 +71,7 @@ def test_a_schedule_on_the_command_line_is_quiet(cli: Cli) -> None:
 
 
 def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
-    layers = ("--config", ROOT / "configs/quickstart.yaml", "--config", ROOT / "configs/fast.yaml")
+    layers = ("--config", ROOT / "configs/mlp.yaml", *DIGITS, "--config", ROOT / "configs/fast.yaml")
     cli("fit", *layers, "--trainer.max_epochs", 3, "--model.network.dropout", 0.2).worked()
     cli("fit", *layers, "--trainer.max_epochs", 2, "--model.network.dropout", 0.2).worked()
     cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3).worked()
@@ -105,3 +105,16 @@ def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cl
     )
     done.refused()
     assert not list(tmp_path.glob("lightning_logs/*"))
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--model.optimizer LBFGS", "LBFGS"),
+        ("--trainer.gradient_clip_val 0.5", "--trainer.gradient_clip_val"),
+        ("--trainer.accumulate_grad_batches 2", "--trainer.accumulate_grad_batches"),
+    ],
+)
+def test_what_lightning_would_refuse_as_manual_optimization_is_named(option: str, named: str, cli: Cli) -> None:
+    done = cli("fit", *DIGITS, "--model.steps_per_execution", 5, *option.split())
+    done.refused(f"--model.steps_per_execution: 5 does not combine with {named}")

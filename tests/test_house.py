@@ -11,16 +11,16 @@ LEAVES = ("atomic", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
 ROOMS = ("augment", *STARTER[1:], "runs", "fast", "views", "use", "cli", "trials", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 570,
+    STARTER: 640,
     ("augment",): 80,
-    ("runs",): 260,
-    ("fast",): 110,
-    ("views",): 570,
-    ("use",): 590,
-    ("cli",): 290,
-    ("trials",): 160,
+    ("runs",): 345,
+    ("fast",): 115,
+    ("views",): 590,
+    ("use",): 600,
+    ("cli",): 310,
+    ("trials",): 180,
     ("__main__",): 142,
-    LEAVES: 110,
+    LEAVES: 165,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -3,22 +3,19 @@
 import inspect
 import logging
 import os
-import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 import yaml
-from lightning.pytorch.loggers import Logger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 
 from lit_mnist import __version__
-from lit_mnist.augment import RandomWarp
-from lit_mnist.classifier import CheckpointError
+from lit_mnist.classifier import CheckpointError, ModelError
 from lit_mnist.cli import COMMANDS, run_command
 from lit_mnist.data import DataError, MNISTDataModule
 from lit_mnist.errors import Parser, fail
@@ -31,17 +28,6 @@ from lit_mnist.use.predict import predict
 from lit_mnist.views.report import report
 
 TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predict, export, demo, report, reproduce)}
-PARTS = {  # what may refuse its options, and how they begin
-    L.LightningModule: "model",
-    L.LightningDataModule: "data",
-    L.Trainer: "trainer",
-    L.Callback: "trainer.callbacks",
-    Logger: "trainer.logger",
-    torch.optim.Optimizer: "model.optimizer",
-    torch.optim.lr_scheduler.LRScheduler: "model.lr_scheduler",
-    RandomWarp: "data.augment",
-    torch.nn.Module: "model.network",
-}
 USAGE = "usage: lit-mnist COMMAND [options]      lit-mnist COMMAND --help lists the options of one"
 
 
@@ -69,38 +55,25 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
                 run_tool(TOOLS[command], args[1:], summaries[command])
             else:
                 run_command(args, model, data)
-        except (DataError, CheckpointError, DivergedError) as error:
-            fail(error, status=1 if isinstance(error, DivergedError) else 2)
+        except ModelError as error:
+            fail(f"--model.{error}")
+        except DataError as error:  # of an argument or of a file
+            fail(f"--data.{error}" if str(error).partition(":")[0].isidentifier() else error)
+        except CheckpointError as error:
+            fail(error)
+        except DivergedError as error:
+            fail(error, status=1)
+        except MisconfigurationException as error:
+            fail(f"--trainer: {error}")
         except KeyboardInterrupt:
             sys.exit(130)
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
-        except Exception as error:
-            if option := option_of(error, model, data):
-                fail(option)
-            raise
-
-
-def option_of(error: BaseException, model: Any, data: Any) -> str | None:
-    """What a constructor has refused, with the option before it; None where something else went wrong."""
-    if "to a subclass of MLP" in str(error):  # --model.network, whose type names MLP apart
-        reasons = re.findall(r"^  - (\w+: .*)", str(error), re.MULTILINE)
-        return f"--model.network.{reasons[0]}" if reasons else None
-    while error.__cause__:  # what jsonargparse has made of it
-        error = error.__cause__
-    for kind, option in ((model, "model"), (data, "data")):
-        if str(error).partition(":")[0] in inspect.signature(kind).parameters:
-            return f"--{option}.{error}"
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for module, option in (("lightning.", "trainer"), ("torch.optim.lr_scheduler", "model.lr_scheduler")):
-        if frames[-1].f_globals.get("__name__", "").startswith(module):
-            return f"--{option}: {error}"
-    for call in reversed(frames):
-        for kind, option in PARTS.items():
-            if call.f_code.co_name == "__init__" and isinstance(part := call.f_locals.get("self"), kind):
-                known = str(error).partition(":")[0] in inspect.signature(type(part)).parameters
-                return f"--{option}{'.' if known else ': '}{error}"
-    return None
+        except ValueError as error:  # such as Lightning's "`val_check_interval` (9) must be less than or equal to ..."
+            name = str(error).lstrip(" `").partition("`")[0]
+            if name not in inspect.signature(Trainer).parameters:
+                raise
+            fail(f"--trainer.{name}: {error}")
 
 
 def run_tool(tool: Callable[..., None], args: list[str], summary: str) -> None:
@@ -111,7 +84,7 @@ def run_tool(tool: Callable[..., None], args: list[str], summary: str) -> None:
     if skip:
         parser.add_argument(name, nargs="+", type=str)
     parser.add_function_arguments(tool, as_group=False, skip=skip)
-    tool(**parser.instantiate(parser.parse_args(args)).as_dict())
+    tool(**parser.instantiate_classes(parser.parse_args(args)).as_dict())
 
 
 def set_up() -> None:

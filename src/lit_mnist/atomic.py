@@ -1,5 +1,6 @@
 """Files that appear whole under their name, or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file could not be written; a file of that name from before is as it was.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         yield part
         part.replace(path)

@@ -1,6 +1,7 @@
 """The LightningModule: a network with its loss, metrics, optimizer and schedule, each of them an argument."""
 
 import inspect
+import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import Self
 
 from lit_mnist import networks
 from lit_mnist.metrics import CrossEntropy
@@ -21,6 +23,10 @@ Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used; the message names it and says why."""
+
+
+class ModelError(ValueError):
+    """A part does not fit the others; the message begins with the argument of `Classifier` that is wrong."""
 
 
 class Classifier(L.LightningModule):
@@ -59,6 +65,8 @@ class Classifier(L.LightningModule):
         self.lr_scheduler, self.lr_scheduler_interval, self.weights = lr_scheduler, lr_scheduler_interval, weights
         self.classes = [str(label) for label in range(num_classes)]  # names, which the data or a checkpoint may know
         self.save_hyperparameters({"num_classes": num_classes, **networks.describe(self.network)}, logger=False)
+        if taken := {"loss", "accuracy"}.intersection(metrics or {}):
+            raise ValueError(f"metrics: {min(taken)} is measured already; choose another name")
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         measured: Any = {"loss": CrossEntropy(), "accuracy": accuracy, **(metrics or {})}
         self.train_metrics = MetricCollection(measured, prefix="train/", compute_groups=False)
@@ -67,26 +75,48 @@ class Classifier(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
-        cls, checkpoint_path: str | Path, network: nn.Module | None = None, **options: Any
-    ) -> "Classifier":
-        """A classifier in evaluation mode, on the CPU, from a checkpoint that is read as data, or CheckpointError.
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **options: Any,
+    ) -> Self:
+        """A classifier in evaluation mode from a checkpoint, which is read as data whatever `weights_only` says.
 
-        A network has to be given where the checkpoint's is none of `lit_mnist.networks`; options are arguments of init.
+        Args:
+            checkpoint_path: A checkpoint of a fit.
+            map_location: Device of the classifier; None is the CPU.
+            hparams_file: Not used, as `weights_only`: the checkpoint holds all that is needed.
+            strict: Whether all weights have to fit; None is True.
+            options: Arguments of the class, such as `network` where the checkpoint's is none of `lit_mnist.networks`.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or no checkpoint, or its network has to be given.
         """
         saved = read_checkpoint(checkpoint_path)
-        if network is None and (network := networks.build(saved["hyper_parameters"])) is None:
-            why = f"its network, {(own := saved.get('network'))}, is not one of lit_mnist.networks"
-            raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {own}, in Python by network=...")
-        classifier = cls(network, **{"num_classes": saved["hyper_parameters"].get("num_classes", 10), **options})
-        classifier.load_network(saved, checkpoint_path)
-        classifier.classes = saved.get("classes", classifier.classes)
-        return classifier.eval()
+        accepted = inspect.signature(cls).parameters  # of a subclass, which may create its network itself
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        created = {"num_classes": saved["hyper_parameters"].get("num_classes", 10)}
+        if "network" in accepted or any_name:
+            created["network"] = options.pop("network", None) or networks.build(saved["hyper_parameters"])
+            if created["network"] is None:
+                why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
+                raise CheckpointError(
+                    f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=..."
+                )
+        created = {name: value for name, value in created.items() if any_name or name in accepted}
+        classifier = cls(**{**created, **options})
+        classifier.load_network(saved, checkpoint_path, strict is not False)
+        classifier.classes = saved["classes"] or classifier.classes
+        return classifier.eval().to(map_location or "cpu")
 
-    def load_network(self, saved: dict[str, Any], path: str | Path) -> None:
+    def load_network(self, saved: dict[str, Any], path: str | Path, strict: bool = True) -> None:
         """Give the network the weights of a checkpoint, as `read_checkpoint` has read it."""
         weights = {name[8:]: weight for name, weight in saved["state_dict"].items() if name.startswith("network.")}
         try:
-            self.network.load_state_dict(weights)
+            self.network.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
             other = saved["hyper_parameters"].get("network", saved.get("network"))
             raise CheckpointError(f"{path}: its weights are of {other}, not of the network that is given") from error
@@ -95,6 +125,8 @@ class Classifier(L.LightningModule):
         self.classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
 
     def on_fit_start(self) -> None:
+        if not self.training:  # since it was loaded; Lightning would keep that
+            self.train()
         if self.weights and not self.trainer.ckpt_path:  # which is given where a fit continues
             self.load_network(read_checkpoint(self.weights), self.weights)
 
@@ -137,6 +169,12 @@ class Classifier(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.test_metrics)
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        try:
+            super().lr_scheduler_step(scheduler, metric)
+        except ZeroDivisionError as error:  # such as StepLR's of step_size 0
+            raise ModelError(f"lr_scheduler: {type(scheduler).__name__}: {error}") from error
+
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.forward(batch[0]).softmax(dim=1)  # (B, 28, 28) -> probabilities (B, num_classes)
 
@@ -147,16 +185,31 @@ class Classifier(L.LightningModule):
         options, interval, arguments = {}, self.lr_scheduler_interval, inspect.signature(self.lr_scheduler).parameters
         given = {name: one.default for name, one in arguments.items()} | getattr(self.lr_scheduler, "keywords", {})
         if given.get("total_steps", 0) is None:
-            options["total_steps"], interval = int(self.trainer.estimated_stepping_batches), "step"
+            if (steps := self.trainer.estimated_stepping_batches) == float("inf"):
+                raise ModelError("lr_scheduler: it needs total_steps, or a fit with --trainer.max_epochs or max_steps")
+            options["total_steps"], interval = int(steps), "step"
         scheduler = self.lr_scheduler(optimizer, **options)  # of which ReduceLROnPlateau alone looks at a metric
         schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint as Lightning saves it, read as data: nothing that it names is imported."""
+    """A checkpoint as Lightning saves it, checked and read as data: nothing that it names is imported, made or fetched.
+
+    Of the data module's hyperparameters it gives the name of the data set and plain numbers.
+    """
     try:
-        saved: dict[str, Any] = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-        return saved | {"state_dict": dict(saved["state_dict"]), "hyper_parameters": dict(saved["hyper_parameters"])}
+        file = Path(path).expanduser()
+        if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
+            raise ValueError(f"{damaged} has another checksum")
+        empty: dict[str, Any] = {"datamodule_hyper_parameters": {}, "classes": []}
+        saved: dict[str, Any] = empty | torch.load(file, map_location="cpu", weights_only=True)
+        kinds = {"state_dict": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict, "classes": list}
+        saved |= {name: kind(saved[name]) for name, kind in (kinds | {"epoch": int, "global_step": int}).items()}
+        with torch.device("meta"):  # without memory
+            networks.build(saved["hyper_parameters"])
     except Exception as error:  # whatever torch makes of a file
         raise CheckpointError(f"{path}: is no checkpoint of a fit, or damaged: {error}") from error
+    data = saved["datamodule_hyper_parameters"].items()
+    plain = {name: value for name, value in data if name == "dataset" or isinstance(value, int | float)}
+    return saved | {"datamodule_hyper_parameters": plain}

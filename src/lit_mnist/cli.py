@@ -14,8 +14,10 @@ import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     LearningRateFinder,
+    ModelCheckpoint,
     ProgressBar,
     StochasticWeightAveraging,
     TQDMProgressBar,
@@ -85,17 +87,17 @@ class CLI(LightningCLI):
         """Parse the command line; the options of a checkpoint come first."""
         ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         ahead.add_argument("--ckpt_path")
+        ahead.add_argument("--config", "-c", action="append", default=[])
         ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
         known, _ = ahead.parse_known_args(args)
         if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or self.command != "fit"):
-            logs = Path(known.root).expanduser() / LOGS
-            try:
-                self.checkpoint = find_checkpoint(known.ckpt_path or "best", logs)
-            except CheckpointError:
-                if known.ckpt_path:
-                    raise
-                self.checkpoint = find_checkpoint("last", logs)
-                print("the newest run has no best.ckpt, since nothing was validated; its last.ckpt is taken")
+            runs = [
+                folder
+                for config in known.config
+                if (folder := Path(config).expanduser().parent / "checkpoints").is_dir()
+            ]
+            run = runs[-1].parent if runs and not known.ckpt_path else None  # whose config.yaml is given
+            self.checkpoint = find_checkpoint(known.ckpt_path, Path(known.root).expanduser() / LOGS, run)
             self.saved = read_checkpoint(self.checkpoint)
             args = [self.command, "--config", self._options_of(self.checkpoint), *args[1:]]
         self.config = parser.parse_args(args)
@@ -111,8 +113,8 @@ class CLI(LightningCLI):
             return str(run / "config.yaml")
         kind: Any = self.datamodule_class
         taken = inspect.signature(kind).parameters  # a subclass may have other options
-        data = self.saved.get("datamodule_hyper_parameters", {})
-        options: dict[str, Any] = {"data": {name: value for name, value in data.items() if name in taken}}
+        data = self.saved["datamodule_hyper_parameters"].items()
+        options: dict[str, Any] = {"data": {name: value for name, value in data if name in taken}}
         if networks.build(own := self.saved["hyper_parameters"]):  # the parser imports what it is given
             arguments = {name: value for name, value in own["network"]["init_args"].items() if name != "num_classes"}
             options["model"] = {"network": {**own["network"], "init_args": arguments}}
@@ -162,17 +164,22 @@ class CLI(LightningCLI):
                 callbacks += [StepLoss()] if options.log_every_n_steps else []
             else:
                 kwargs["enable_checkpointing"] = False
-                callbacks = [Evaluation(self.run, str(self.checkpoint and self.checkpoint.name), draw)]
+                assert self.checkpoint
+                when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
+                callbacks = [Evaluation(self.run, {"checkpoint": self.checkpoint.name, **when}, draw)]
+        for callback in given:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and self.run:
+                callback.dirpath = str(self.run / "checkpoints")
         try:
             return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
-        except Exception:
+        except Exception as error:  # of many kinds, by the options of the Trainer
             self._forget_unbegun_run()
-            raise
+            fail(f"--trainer: {error}")
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
         run = self.checkpoint and run_of(self.checkpoint)
-        trained = (self.saved or {}).get("datamodule_hyper_parameters", {}).get("dataset")
+        trained = self.saved and self.saved["datamodule_hyper_parameters"].get("dataset")
         if run and trained == self.datamodule.hparams.get("dataset"):  # another one is no test of that run
             return run
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
@@ -186,8 +193,10 @@ class CLI(LightningCLI):
                 with write_whole(self.run / "config.yaml") as part:
                     part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False, allow_unicode=True))
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
-        except SystemExit:
-            if not (number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0):
+        except SystemExit as end:
+            if end.code == 2 or not (
+                number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
+            ):
                 raise
             if self.trainer.is_global_zero:
                 way = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
@@ -199,7 +208,9 @@ class CLI(LightningCLI):
         if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
             print("fast_dev_run passed: training and validation ran, and nothing is kept")
         if self.saved and self.saved["global_step"] == self.trainer.global_step and self.trainer.is_global_zero:
-            print(f"the fit had ended before; to go on, raise --trainer.max_epochs ({self.trainer.max_epochs})")
+            ended = f"--trainer.max_epochs ({self.trainer.max_epochs})"
+            ended += f" and --trainer.max_steps ({self.trainer.max_steps})" if self.trainer.max_steps != -1 else ""
+            print(f"the fit had ended before; to resume it, raise {ended}")
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
         if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
@@ -209,11 +220,18 @@ class CLI(LightningCLI):
 
     def _check_callbacks(self, model: Classifier) -> None:
         """Refuse what would fail after an epoch, or do nothing."""
-        names = [str(name) for name in (*model.train_metrics.keys(), *model.val_metrics.keys(), "epoch", "step")]
+        metrics: dict[Any, Any] = {**dict(model.train_metrics.items()), **dict(model.val_metrics.items())}
+        names = [*map(str, metrics), "epoch", "step"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             kind, monitor = type(callback).__name__, getattr(callback, "monitor", None)
             if monitor and monitor not in names and type(model) is FastClassifier:  # a subclass may log others
                 fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
+            higher = getattr(metrics.get(monitor), "higher_is_better", None)
+            wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
+            if wanted != getattr(callback, "mode", wanted):
+                fail(f"--trainer.callbacks: {kind} would take the worst {monitor} for the best; give it mode: {wanted}")
+            if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
+                fail(f"--trainer.callbacks: {kind} needs a model with a backbone")
             if isinstance(callback, StochasticWeightAveraging):
                 fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
             if isinstance(callback, BatchSizeFinder | LearningRateFinder):
@@ -276,7 +294,11 @@ def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTD
 def program() -> str:
     """How this program was called."""
     name = Path(sys.argv[0]).name
-    return "python -m lit_mnist" if name in ("__main__.py", "lit-mnist") else f"python {shlex.quote(sys.argv[0])}"
+    return (
+        "python -m lit_mnist"
+        if name in ("__main__.py", "lit-mnist", "ipykernel_launcher.py")
+        else f"python {shlex.quote(sys.argv[0])}"
+    )
 
 
 def quoted(path: Any) -> str:

@@ -1,26 +1,32 @@
 """What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
 
-import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+import lightning.pytorch as L
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 
-def print_error(message: object) -> None:
-    """Say in one line what is wrong."""
-    print(f"lit-mnist: error: {' '.join(str(message).split())}", file=sys.stderr)
+def print_error(message: object, level: str = "error") -> None:
+    """Print one line on stderr, however many processes run."""
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(f"lit-mnist: {level}: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def warn(message: object) -> None:
+    """Print one line on what works, but hardly as it was meant."""
+    print_error(message, "warning")
 
 
 def fail(message: object, status: int = 2) -> NoReturn:
-    """Say in one line what is wrong, however many processes run, and exit: with 2 for bad input, 1 for bad luck."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        print_error(message)
+    """Say in one line what is wrong and exit: with 2 for bad input, 1 for what went wrong later."""
+    print_error(message)
     sys.exit(status)
 
 
@@ -45,8 +51,49 @@ class Parser(LightningArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             typed = message.split()[2].partition("=")[0]
             known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
-            fail(f"{typed}: there is no such option{nearest(typed, known)}")
+            group = typed.partition(".")[0] + "."
+            near = [name for name in known if name.startswith(group)]
+            fail(f"{typed}: there is no such option{nearest(typed, near or known)}")
         fail(shortened(message))
+
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Create all parts that a command line names; called by LightningCLI."""
+        options = dict(class_options(cfg.get(cfg.get("subcommand"), cfg)))
+        return self.instantiate(cfg, instantiators=[(partial(create, options), object, True)], **kwargs)
+
+
+def class_options(value: Any, option: str = "") -> Iterator[tuple[str, str]]:
+    """Pairs of the name of a class and the option that names it, from parsed options."""
+    if isinstance(value, list):
+        for item in value:
+            yield from class_options(item, option)
+    elif isinstance(value, dict | Namespace):
+        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
+            if name == "class_path":
+                yield inner.rpartition(".")[2], option
+            yield from class_options(inner, option if name == "init_args" else f"{option}.{name}".lstrip("."))
+
+
+def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Create a part, or say in one line what it refuses, such as "--model.network.dropout: 1.5 is not in [0, 1)".
+
+    A class of the user's own may have faults: of those only a ValueError is taken for a refusal.
+    """
+    try:
+        return part(*args, **kwargs)
+    except Exception as error:
+        library = part.__module__.partition(".")[0] in (
+            __package__,
+            "lightning",
+            "torch",
+            "torchmetrics",
+            "torchvision",
+        )
+        if not library and not isinstance(error, ValueError):
+            raise
+        option = options.get(part.__name__) or ("model" if issubclass(part, L.LightningModule) else "data")
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        fail(f"--{option}{'.' if text.partition(':')[0] in kwargs else ': '}{text}")
 
 
 def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
@@ -55,9 +102,11 @@ def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
     def likeness(name: str) -> float:
         return SequenceMatcher(None, name.rpartition(".")[2].lstrip("-"), typed.rpartition(".")[2].lstrip("-")).ratio()
 
-    names = [name.replace(".class_path", "").replace(".init_args", "") for name in known]
+    names = [before + name.replace(".class_path", "").replace(".init_args", "") for name in known]
     best = max(names, key=likeness, default="")
-    return f"; did you mean {before}{best}?" if best and likeness(best) >= 0.6 else "; see --help"
+    if best and likeness(best) >= 0.6:
+        return f"; did you mean {best}?"
+    return f"; choose from {', '.join(names)}" if 0 < len(names) < 10 else "; see --help"
 
 
 def shortened(message: str) -> str:
@@ -71,12 +120,15 @@ def shortened(message: str) -> str:
     texts = [line.strip(" -") for line in lines if not line.endswith(":")]
     reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
     reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
+    reason = reason.replace("<class 'collections.abc.Sequence'>", "list such as [1, 2]")
     if reason.startswith("Option '"):  # of a class, which is named nearby
         name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
-        known = inspect.signature(kind).parameters
+        known = getattr(kind.__init__, "__annotations__", {})
         return f"--{option}.{name}: there is no such option{nearest(name, known, f'--{option}.')}"
     if "arguments are required: " in reason:
         missing = reason.rpartition(": ")[2].rpartition(".")[2]
+        if given.startswith("{"):
+            return f"--{option}: {missing} is missing; give it by {{class_path: ..., init_args: {{{missing}: ...}}}}"
         return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
     if reason.startswith("Unable to load config") and option in ("model", "data"):
         return (

@@ -4,16 +4,23 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import LBFGS
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lit_mnist.classifier import Batch, Classifier
+from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import MNISTDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
+EXTRA = (GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging)  # callbacks, beside those with:
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
 
@@ -31,13 +38,13 @@ class FastClassifier(Classifier):
             raise ValueError(f"steps_per_execution: {steps_per_execution} is not at least 1")
         super().__init__(**kwargs)
         self.steps_per_execution = steps_per_execution
-        self.automatic_optimization = steps_per_execution == 1
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        self.automatic_optimization = self.steps_per_execution == 1  # here, since Lightning checks before this
         if stage == "fit" and self.steps_per_execution > 1:
             if refused := self._refused():
-                raise ValueError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
+                raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.batch_size = data.hparams["batch_size"] * self.steps_per_execution  # which training_step splits again
 
@@ -55,6 +62,8 @@ class FastClassifier(Classifier):
             or isinstance(trainer.limit_train_batches, int),
             "--trainer.overfit_batches": trainer.overfit_batches > 0,
             "--trainer.val_check_interval": trainer.val_check_interval not in ALL,
+            "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
+            "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
             "--trainer.precision 16-mixed": trainer.precision == "16-mixed",
             "--trainer.log_every_n_steps": any(type(callback).__name__ == "StepLoss" for callback in trainer.callbacks),
         }
@@ -62,17 +71,21 @@ class FastClassifier(Classifier):
             kind = type(callback)
             own = kind.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
             each_step = not own and any(is_overridden(hook, callback, Callback) for hook in EACH_STEP)
-            given[kind.__name__] = each_step or isinstance(callback, StochasticWeightAveraging | WeightAveraging)
+            given[kind.__name__] = each_step or isinstance(callback, EXTRA)
         return [name for name, is_given in given.items() if is_given]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         made: Any = super().configure_optimizers()
-        if self.steps_per_execution == 1 or self.lr_scheduler is None:
+        if self.steps_per_execution == 1:
+            return made  # type: ignore[no-any-return]
+        if isinstance(made if self.lr_scheduler is None else made["optimizer"], LBFGS):  # which wants a closure
+            raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with LBFGS")
+        if self.lr_scheduler is None:
             return made  # type: ignore[no-any-return]
         schedule, interval = made["lr_scheduler"]["scheduler"], made["lr_scheduler"]["interval"]
         if interval == "step" or isinstance(schedule, ReduceLROnPlateau):
             what = f"{type(schedule).__name__} after every {'step' if interval == 'step' else 'validation'}"
-            raise ValueError(f"steps_per_execution: {self.steps_per_execution} does not combine with {what}")
+            raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {what}")
         return {"optimizer": made["optimizer"], "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

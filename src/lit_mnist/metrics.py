@@ -1,37 +1,28 @@
 """What is measured beside accuracy: metrics of logits and labels, as torchmetrics has them."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 
-class CrossEntropy(Metric):
+class CrossEntropy(MeanMetric):
     """The mean cross-entropy of all images of an epoch, on all devices together, in nats."""
 
-    total: Tensor  # sum over the images, () float32
-    count: Tensor  # of images, () int64
+    higher_is_better: bool = False  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__(nan_strategy="disable")  # a NaN is the loss of a fit that diverged
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count a batch: logits (B, C), labels (B,) int64."""
-        self.total += F.cross_entropy(logits.float(), labels, reduction="sum")
-        self.count += len(labels)
-
-    def compute(self) -> Tensor:
-        """The mean over all images so far, () float32."""
-        return self.total / self.count
+        super().update(F.cross_entropy(logits.float(), labels, reduction="none"))  # (B,)
 
 
 class ClippedCrossEntropy(CrossEntropy):
     """What Keras 2 prints: of probabilities clipped to [1e-7, 1 - 1e-7], so that no image costs over 16.1."""
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count a batch: logits (B, C), labels (B,) int64."""
         # as categorical_crossentropy in keras/backend/tensorflow_backend.py of Keras 2.1
-        self.total += F.nll_loss(logits.float().softmax(1).clamp(1e-7, 1 - 1e-7).log(), labels, reduction="sum")
-        self.count += len(labels)
+        logs = logits.float().softmax(1).clamp(1e-7, 1 - 1e-7).log()  # (B, C)
+        MeanMetric.update(self, F.nll_loss(logs, labels, reduction="none"))

@@ -11,12 +11,13 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from conftest import Cli, write_idx
+from conftest import ROOT, Cli, write_idx
 from torch import Tensor, nn
 
 from lit_mnist import MLP, Classifier, MNISTDataModule
 from lit_mnist.data import DataError, rescale
 from lit_mnist.data import module as data_module
+from lit_mnist.use.predict import predict_images
 
 Quiet = Callable[..., L.Trainer]
 
@@ -157,16 +158,16 @@ def test_a_truncated_file_of_another_data_set_is_named(fashion_dir: Path, tmp_pa
 
 def test_qmnist_takes_the_class_from_its_rows(tmp_path: Path) -> None:
     raw = tmp_path / "QMNIST/raw"
-    for kind, count in (("train", 6), ("test", 3)):
+    for kind, count in (("train", 5), ("test", 3)):
         write_idx(raw / f"qmnist-{kind}-images-idx3-ubyte", np.zeros((count, 28, 28)))
-        rows = np.arange(count * 8, dtype=">i4").reshape(count, 8)
+        rows = np.arange(0, 2 * count, 0.25).astype(">i4").reshape(count, 8)
         (raw / f"qmnist-{kind}-labels-idx2-int").write_bytes(
             b"\0\0\x0c\x02" + count.to_bytes(4, "big") + (8).to_bytes(4, "big") + rows.tobytes()
         )
     data = MNISTDataModule("qmnist", str(tmp_path))
     data.prepare_data()
     data.setup()
-    assert data.splits["test"][1].tolist() == [0, 8, 16]
+    assert data.splits["test"][1].tolist() == [0, 2, 4]
     assert data.splits["test"][1].dtype == torch.int64
 
 
@@ -197,3 +198,65 @@ def test_devices_that_do_not_share_a_batch_evenly_are_refused(digits: MNISTDataM
     digits.trainer = Three()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"^batch_size: 32 does not divide evenly among 3 devices$"):
         digits.train_dataloader()
+
+
+class Loaded(MNISTDataModule):
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__(batch_size=10)
+        self.loaded = images, labels
+
+    def load(self, split: str) -> tuple[Tensor, Tensor]:
+        return self.loaded
+
+
+IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (IMAGES / 255, LABELS, "images of torch.float32"),
+        (IMAGES.flatten(1), LABELS, r"images of torch.uint8 \(20, 784\)"),
+        (IMAGES, LABELS.int(), "labels of torch.int32"),
+        (IMAGES, LABELS[:, None], r"labels of torch.int64 \(20, 1\)"),
+        (IMAGES, LABELS[:19], r"labels of torch.int64 \(19,\)"),
+        (IMAGES, LABELS + 1, "labels in 1..10, not in 0..9"),
+        (IMAGES, LABELS - 1, "labels in -1..8, not in 0..9"),
+    ],
+)
+def test_images_or_labels_of_another_form_are_refused(images: Tensor, labels: Tensor, words: str) -> None:
+    for stage, split in (("fit", "train"), ("test", "test")):
+        with pytest.raises(DataError, match=rf"load\('{split}'\) gives {words}"):
+            Loaded(images, labels).setup(stage)
+
+
+def test_a_loader_needs_no_setup_in_a_notebook() -> None:
+    data = MNISTDataModule("digits", batch_size=100)
+    sizes = [len(loader.labels) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == [1151, 287, 359]
+
+
+def test_the_digits_have_mnists_form(digits: MNISTDataModule) -> None:
+    digits.setup("test")
+    for images, _ in digits.splits.values():
+        numbers = images.double()
+        for axis in (1, 2):
+            spans = (images > 0).any(axis)
+            assert spans.sum(1).max() <= 20
+            centres = (numbers.sum(axis) * torch.arange(28)).sum(1) / numbers.sum((1, 2))
+            assert ((centres - 14).abs() <= 0.5 + 1e-6).all()
+        assert ((images > 0).any(1).sum(1).maximum((images > 0).any(2).sum(1)) >= 18).all()
+
+
+def test_the_quickstart_reads_digits_that_are_drawn(mnist_dir: Path, cli: Cli) -> None:
+    from PIL import Image
+
+    cli("fit", "--config", ROOT / "configs/quickstart.yaml", "--figures", "false", "--trainer.logger", "false").worked()
+    images, labels = MNISTDataModule(data_dir=str(mnist_dir)).load("test")
+    folder = Path("drawn")
+    folder.mkdir()
+    for number, image in enumerate(images[:300]):
+        Image.fromarray(255 - image.numpy()).resize((200, 200)).save(folder / f"{number:03}.png")
+    classifier = Classifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/best.ckpt")
+    answers = [int(prediction.answer) for prediction in predict_images(classifier, [folder])]
+    assert (torch.tensor(answers) == labels[:300]).float().mean() >= 0.75

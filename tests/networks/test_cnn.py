@@ -65,3 +65,8 @@ def test_an_option_of_a_network_is_explained_and_one_that_it_lacks_is_refused(cl
     cli("fit", "--model.network", "CNN", "--model.network.hidden_sizes", "[3]").refused(
         "--model.network", "hidden_sizes"
     )
+
+
+def test_images_with_one_channel_give_the_same_logits() -> None:
+    network, images = CNN(2).eval(), torch.rand(3, 28, 28)
+    torch.testing.assert_close(network(images[:, None]), network(images))

@@ -139,3 +139,8 @@ def test_the_network_imports_torch_alone() -> None:
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert imported == {"collections.abc", "torch"}
+
+
+def test_images_with_one_channel_give_the_same_logits() -> None:
+    network, images = MLP([8]).eval(), torch.rand(3, 28, 28)
+    torch.testing.assert_close(network(images[:, None]), network(images))

@@ -1,7 +1,10 @@
 """What a run leaves, and that a fit which goes on equals one that never stopped."""
 
 import csv
+import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+from conftest import run_command
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
@@ -171,7 +175,7 @@ def test_a_fit_that_is_no_number_any_more_ends_before_a_checkpoint_is_written(fi
 @pytest.mark.parametrize("planned", [100, 179])
 def test_a_schedule_that_is_too_short_is_refused_at_the_start(planned: int, fit: Fit, tmp_path: Path) -> None:
     short = SCHEDULES["OneCycleLR"] | {"lr_scheduler": partial(OneCycleLR, max_lr=0.05, total_steps=planned)}
-    with pytest.raises(ValueError, match=f"^lr_scheduler: it was planned for {planned} steps, and this fit has 180$"):
+    with pytest.raises(ValueError, match=f"^lr_scheduler: OneCycleLR was planned for {planned} steps, .* has 180$"):
         fit(tmp_path / "run", 5, **short)
     assert not (tmp_path / "run/metrics.csv").exists()
 
@@ -189,10 +193,14 @@ def test_best_and_last_are_those_of_the_newest_run_and_never_of_an_older_one(tmp
         (tmp_path / f"version_{number}/checkpoints").mkdir(parents=True)
         for name in names:
             (tmp_path / f"version_{number}/checkpoints/{name}.ckpt").touch()
+        if names:  # the others are of tests
+            (tmp_path / f"version_{number}/config.yaml").touch()
+            os.utime(tmp_path / f"version_{number}/config.yaml", (0, 0))  # of one time, as in a copy
     assert find_checkpoint("last", tmp_path) == tmp_path / "version_10/checkpoints/last.ckpt"
-    with pytest.raises(CheckpointError, match=r"the newest run, .*version_10, has no best.ckpt; it has last.ckpt"):
+    with pytest.raises(CheckpointError, match=r"version_10 has no best.ckpt; it has last.ckpt"):
         find_checkpoint("best", tmp_path)
-    with pytest.raises(CheckpointError, match="has a checkpoint; train one with"):
+    assert find_checkpoint(None, tmp_path) == tmp_path / "version_10/checkpoints/last.ckpt"
+    with pytest.raises(CheckpointError, match=r"no run in .*nothing; train one with"):
         find_checkpoint("best", tmp_path / "nothing")
     with pytest.raises(CheckpointError, match=r"x.ckpt is no file"):
         find_checkpoint("x.ckpt", tmp_path)
@@ -204,3 +212,17 @@ def test_a_run_is_known_by_its_config(tmp_path: Path) -> None:
     assert run_of(checkpoint) is None
     (tmp_path / "run/config.yaml").touch()
     assert run_of(checkpoint) == tmp_path / "run"
+
+
+def test_a_checkpoint_is_written_beside_its_place_and_a_full_disk_elsewhere_does_no_harm(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    fit(tmp_path / "run", 1)
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_two_processes_that_write_a_file_at_once_have_a_part_each(tmp_path: Path) -> None:
+    code = "import sys, pathlib, lit_mnist.atomic as a\nwith a.write_whole(pathlib.Path('x')) as part: print(part)"
+    parts = {run_command(sys.executable, "-c", f"{code}; part.touch()", cwd=tmp_path).stdout for _ in range(2)}
+    assert len(parts) == 2

@@ -54,6 +54,8 @@ def test_a_call_that_was_stopped_continues(cli: Cli, configs: list[Path], monkey
     run_command = module.run_command
 
     def stop_after_three(args: list[str]) -> object:
+        if "--print_config" in args:
+            return run_command(args)
         done.append(args)
         if len(done) == 4:
             raise KeyboardInterrupt
@@ -72,3 +74,17 @@ def test_bad_input_gets_one_line(cli: Cli) -> None:
     cli("reproduce", ROOT / "configs/mlp.yaml", "--seeds", 1).refused("--seeds: 1 is not at least 2")
     cli("reproduce", "missing.yaml").refused("missing.yaml: there is no such config")
     cli("reproduce").refused("configs")
+
+
+def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Path]) -> None:
+    first = ("reproduce", configs[0], "--seeds", 2, "--output", "out")
+    cli(*first).worked()
+    cli(*first).worked()
+    configs[0].write_text(yaml.safe_dump(SHORT | {"model": {"optimizer": {"init_args": {"lr": 0.5}}}}))
+    cli(*first).refused("seed_0", "--model.optimizer.lr 0.001, not 0.5", "--output")
+    configs[0].write_text(yaml.safe_dump(SHORT))
+    cli(*first, "--layer", ROOT / "configs/keras_loss.yaml").refused("--model.metrics")
+    (configs[0].parent / "other").mkdir()
+    same_name = configs[0].parent / "other/first.yaml"
+    same_name.write_text(yaml.safe_dump(SHORT))
+    cli(*first[:2], same_name, *first[2:]).refused("two configs have the same name")

@@ -279,13 +279,17 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture(scope="module")
 def some() -> list[Digit]:
-    """The digits 0 to 9 of a font."""
+    """The digits 0 to 9 of a font, in MNIST's form: 20 pixels high and centred by mass."""
     digits = []
     for digit in range(10):
-        image = Image.new("L", (28, 28))
-        font = ImageFont.load_default(22)
-        ImageDraw.Draw(image).text((14, 14), str(digit), 255, font, anchor="mm", stroke_width=1)
-        digits.append(np.asarray(image))
+        image = Image.new("L", (84, 84))
+        font = ImageFont.load_default(66)
+        ImageDraw.Draw(image).text((42, 42), str(digit), 255, font, anchor="mm", stroke_width=3)
+        image = image.crop(image.getbbox())
+        small = np.asarray(image.resize((max(1, round(20 * image.width / image.height)), 20)))
+        canvas = np.pad(small, 28)
+        top, left = (round(centre - 14) for centre in ndimage.center_of_mass(canvas))
+        digits.append(canvas[top : top + 28, left : left + 28])
     return digits
 
 
@@ -320,6 +324,61 @@ def test_whatever_is_28x28_light_on_dark_stays_as_it_is(mnist_dir: Path) -> None
     images, _ = data.splits["test"]
     for image in images:
         assert torch.equal(prepare(Image.fromarray(image.numpy())), image)
+
+
+def placed(digit: Digit, side: int, corner: int, share: float = 1.0) -> Image.Image:
+    """A 28x28 image whose digit has another size, place and brightness."""
+    canvas = np.zeros((28, 28), np.uint8)
+    small = Image.fromarray(digit[4:24, 4:24]).resize((side, side), Image.Resampling.LANCZOS)
+    canvas[corner : corner + side, corner : corner + side] = np.asarray(small) * share
+    return Image.fromarray(canvas)
+
+
+def framed(digit: Digit, shape: str, side: int, margin: int) -> Image.Image:
+    """A sheet of 200x200 with a digit and a line around it, as in a form or a sudoku."""
+    image = Image.new("L", (200, 200), 255)
+    image.paste(Image.fromarray(255 - digit).resize((side, side)), ((200 - side) // 2,) * 2)
+    options = {"radius": 20} if shape == "rounded_rectangle" else {}
+    corners = (margin, margin, 199 - margin, 199 - margin)
+    getattr(ImageDraw.Draw(image), shape)(corners, outline=0, width=6, **options)
+    return image
+
+
+def floats(scale: float, shift: float) -> Callable[[Digit], Image.Image]:
+    return lambda digit: Image.fromarray((digit / 255 * scale + shift).astype(np.float32))
+
+
+ODD: dict[str, Callable[[Digit], Image.Image]] = {
+    **{f"faint, {share}": lambda digit, share=share: placed(digit, 20, 4, share) for share in (0.1, 0.3, 0.5)},
+    "small": lambda digit: placed(digit, 10, 9),
+    "small and faint": lambda digit: placed(digit, 14, 7, 0.3),
+    "in a corner": lambda digit: placed(digit, 14, 0),
+    "off centre": lambda digit: placed(digit, 20, 8),
+    "0 to 16": floats(16, 0),
+    "standardised": floats(3.24, -0.42),
+    "-1 to 1": floats(2, -1),
+    "12x12": lambda digit: Image.fromarray(255 - digit).resize((12, 12)),
+    **{
+        f"{shape}, digit {side}, margin {margin}": lambda digit, f=(shape, side, margin): framed(digit, *f)
+        for shape in ("rectangle", "rounded_rectangle", "ellipse")
+        for side, margin in ((120, 20), (80, 0), (60, 4))
+    },
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_digit_that_is_faint_small_off_centre_or_framed_becomes_one_of_mnists_form(
+    name: str, some: list[Digit]
+) -> None:
+    for digit in (some[2], some[4], some[7]):
+        assert difference(torch.tensor(digit), prepare(ODD[name](digit))) < 0.5
+
+
+def test_a_hole_with_a_speck_in_it_is_no_frame(some: list[Digit]) -> None:
+    zero = Image.fromarray(255 - some[0]).resize((200, 200))
+    expected = prepare(zero)
+    zero.putpixel((100, 100), 0)
+    assert difference(expected, prepare(zero)) < 0.02
 
 
 def test_inverted_images_of_mnist_come_back_nearly_as_they_were(mnist_dir: Path) -> None:

@@ -105,3 +105,10 @@ def test_files_are_found_once_each_in_the_order_given(tmp_path: Path, scans: tup
     assert found[0] == first
     assert found[1:] == sorted(set(found) - {first})
     assert len(found) == 20
+
+
+def test_where_nothing_was_read_an_older_file_stays(cli: Cli, own_run: Path) -> None:
+    Path("text.png").write_text("no image")
+    Path("out.csv").write_text("older")
+    cli("predict", "text.png", "--output", "out.csv").refused("text.png", status=1)
+    assert Path("out.csv").read_text() == "older"

@@ -45,7 +45,7 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     model: Classifier, digits: MNISTDataModule, quiet: Quiet, tmp_path: Path, drawn: dict[str, tuple[Any, ...]]
 ) -> None:
     digits.eval_batch_size = 100
-    quiet(callbacks=[Evaluation(tmp_path, "some.ckpt")]).test(model, digits, verbose=False)
+    quiet(callbacks=[Evaluation(tmp_path, {"checkpoint": "some.ckpt", "epoch": 2})]).test(model, digits, verbose=False)
     images, labels = digits.splits["test"]
     probabilities = model(rescale(images)).softmax(1).detach()
     highest, answers = probabilities.max(1)
@@ -63,6 +63,7 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     f1 = MulticlassF1Score(10)(probabilities, labels).item()
     assert content == {
         "checkpoint": "some.ckpt",
+        "epoch": 2,
         "dataset": "digits",
         "images": 359,
         "accuracy": pytest.approx(accuracy),
@@ -79,7 +80,7 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
 
 def test_classes_have_the_names_of_the_data_set(quiet: Quiet, fashion_dir: Path, tmp_path: Path) -> None:
     data = MNISTDataModule("fashion_mnist", str(fashion_dir))
-    quiet(callbacks=[Evaluation(tmp_path, "x")]).test(Classifier(), data, verbose=False)
+    quiet(callbacks=[Evaluation(tmp_path, {})]).test(Classifier(), data, verbose=False)
     with (tmp_path / "per_class.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)][:2] == ["T-shirt/top", "Trouser"]
     with Image.open(tmp_path / "confusion.png") as image:
@@ -105,7 +106,7 @@ def test_tensorboard_gets_curves_figures_and_what_reached_the_last_layer_that_wa
     network = Late()
     logger = TensorBoardLogger(tmp_path, "logs", "run", default_hp_metric=False)
     run = tmp_path / "logs/run"
-    quiet(logger=logger, callbacks=[Evaluation(run, "x")]).test(Classifier(network), digits, verbose=False)
+    quiet(logger=logger, callbacks=[Evaluation(run, {})]).test(Classifier(network), digits, verbose=False)
     logger.finalize("success")
     tags = EventAccumulator(str(run)).Reload().Tags()
     assert {"figures/confusion", "figures/mistakes", "figures/calibration"} <= set(tags["images"])

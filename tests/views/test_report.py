@@ -143,3 +143,25 @@ def test_from_python_the_report_is_a_function(trained: Trained, tmp_path: Path) 
     run = read_run(trained.run, "one")
     assert len(run.rows) == 2
     assert run.options["model.network.hidden_sizes"] == [32, 16]
+
+
+def test_a_noisy_fit_whose_train_loss_rose_as_well_is_unsteady_and_does_not_overfit() -> None:
+    noisy = rows(0.3, 0.2, 0.4)
+    noisy[2]["train/loss"] = 0.6
+    assert overfitting(noisy).startswith("Not overfitting but unsteady: val loss is lowest in epoch 2 at 0.2000")
+
+
+def test_a_csv_of_another_logger_beside_the_runs_is_no_run(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "csv/lightning_logs/version_0/metrics.csv"
+    csv.parent.mkdir(parents=True)
+    csv.write_text("train/loss,step,epoch\n0.5,10,0\n")
+    assert "1 run in" in cli("report", ".").worked().out
+
+
+def test_a_test_of_an_epoch_that_is_no_longer_the_best_is_marked(own_run: Path, tmp_path: Path) -> None:
+    best = read_run(own_run, "x").rows[-1]["epoch"]
+    for epoch, marked in ((int(best), False), (int(best) - 1, True)):
+        (own_run / "test.json").write_text(json.dumps({"checkpoint": "last.ckpt", "epoch": epoch, "accuracy": 0.5}))
+        report([str(own_run)], str(tmp_path / "report.html"))
+        told = f"Test results and figures are of epoch {epoch}; last.ckpt is now of epoch {best:.0f}."
+        assert (told in (tmp_path / "report.html").read_text()) == marked

@@ -18,14 +18,16 @@ SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist":
 CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST\'s labels and images; torchvision checks the archives alone
 
 
-class DataError(Exception):
-    """The data set cannot be had whole and unharmed; the message says what to do."""
+class DataError(ValueError):
+    """The data are missing, damaged or of another form than an argument asks for; the message says what to do."""
 
 
 class MNISTDataModule(L.LightningDataModule):
     """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
 
-    A ValueError names an argument that lies outside its range; a DataError says what is wrong with the files.
+    Raises:
+        ValueError: An argument lies outside its range; the message begins with its name.
+        DataError: The files are missing or damaged, or `load` gives images or labels of another form.
 
     Args:
         dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
@@ -87,14 +89,26 @@ class MNISTDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load and split the images that a stage needs, each once: fit, validate, test or predict; None is all."""
         if stage in ("fit", "validate", None) and "train" not in self.splits:
-            images, labels = self.load("train")
+            images, labels = self._loaded("train")
             val_size = len(images) // 5 if self.val_size is None else self.val_size
             if not 1 <= val_size < len(images):
-                raise ValueError(f"val_size: {val_size} is not in 1..{len(images) - 1}")
+                raise DataError(f"val_size: {val_size} is not in 1..{len(images) - 1}")
             self.splits["train"] = images[:-val_size], labels[:-val_size]
             self.splits["val"] = images[-val_size:], labels[-val_size:]
         if stage in ("test", "predict", None) and "test" not in self.splits:
-            self.splits["test"] = self.load("test")
+            self.splits["test"] = self._loaded("test")
+
+    def _loaded(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """What `load` gives, in the form that it promises; DataError."""
+        images, labels = self.load(split)
+        what, form = f"load({split!r}) gives", tuple(images.shape)
+        if images.dtype != torch.uint8 or len(form) not in (3, 4):
+            raise DataError(f"{what} images of {images.dtype} {form}, not of torch.uint8 (N, 28, 28) in 0..255")
+        if labels.dtype != torch.int64 or labels.shape != form[:1]:
+            raise DataError(f"{what} labels of {labels.dtype} {tuple(labels.shape)}, not of torch.int64 {form[:1]}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise DataError(f"{what} labels in {labels.min()}..{labels.max()}, not in 0..{self.num_classes - 1}")
+        return images, labels
 
     def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
@@ -116,7 +130,9 @@ class MNISTDataModule(L.LightningDataModule):
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
         if split == "train" and batch_size % world_size:
-            raise ValueError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
+            raise DataError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
+        if split not in self.splits:  # in a notebook, without a Trainer
+            self.setup("test" if split == "test" else "fit")
         images, labels = (part.to(device) for part in self.splits[split])
         shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # which has the same every epoch
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # what seed_everything was given
@@ -135,6 +151,8 @@ class MNISTDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Rescale (images (B, 28, 28) uint8, labels), and augment the images of a training batch."""
+        if isinstance(batch, Tensor):  # a model's example_input_array, which is a network's input already
+            return batch
         images, labels = batch
         images = rescale(images, getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32))
         if self.augment is not None and self.trainer and self.trainer.training:
@@ -148,11 +166,16 @@ def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """The 1,797 digits of scikit-learn, 8x8 and 0..16 there: (N, 28, 28) uint8, (N,) int64; the last fifth is test."""
+    """scikit-learn's 1,797 digits in MNIST's form: (N, 28, 28) uint8, (N,) int64; the last fifth is the test set."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
-    images = F.interpolate(small, size=(28, 28), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 28, 28)
+    fitted = F.interpolate(small, size=(20, 20), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 20, 20)
+    images = torch.zeros(len(fitted), 28, 28, dtype=torch.uint8)
+    for canvas, digit in zip(images, fitted, strict=True):  # its centre of mass goes to the centre of the canvas
+        centre = [(digit.sum(axis) * torch.arange(20)).sum() / digit.sum() for axis in (1, 0)]
+        top, left = (round(14 - float(place)) for place in centre)
+        canvas[top : top + 20, left : left + 20] = digit
     labels = torch.tensor(digits.target, dtype=torch.int64)
     return (images[:1438], labels[:1438]) if split == "train" else (images[1438:], labels[1438:])

@@ -35,8 +35,8 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # which convolves faster
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
-        return self.layers(images.unsqueeze(1))  # type: ignore[no-any-return]  # (B, 28, 28) -> (B, 1, 28, 28)
+        """Logits of a batch: (B, 28, 28) or (B, 1, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        return self.layers(images.view(-1, 1, *images.shape[-2:]))  # type: ignore[no-any-return]  # -> (B, 1, 28, 28)
 
 
 def _convolve(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:

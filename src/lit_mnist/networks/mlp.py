@@ -48,5 +48,5 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        """Logits of a batch: (B, 28, 28) or (B, 1, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
         return self.layers(images.flatten(1))  # type: ignore[no-any-return]  # (B, 28, 28) -> (B, 784)

@@ -8,8 +8,11 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from lit_mnist.atomic import write_whole
+from lit_mnist.runs.checks import FitCheck
 from lit_mnist.runs.history import History
 
 
@@ -22,7 +25,7 @@ def run_callbacks(run: str | Path, checkpoints: bool = True, show: bool = True) 
         show: Whether to print a line per epoch.
     """
     run = Path(run).expanduser()
-    callbacks: list[Callback] = [EpochSeed(), History(run, show)]
+    callbacks: list[Callback] = [FitCheck(), EpochSeed(), History(run, show)]
     if checkpoints:
         callbacks += [RunCheckpoint(run, "best", monitor="val/loss"), RunCheckpoint(run, "last")]
     return callbacks
@@ -38,12 +41,16 @@ class EpochSeed(Callback):
         random.seed(seed)
         np.random.seed(seed)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for config in trainer.lr_scheduler_configs:  # such as OneCycleLR, which would fail in the middle of the fit
-            planned = getattr(config.scheduler, "total_steps", None)
-            steps = trainer.estimated_stepping_batches if config.interval == "step" else trainer.max_epochs
-            if planned is not None and steps is not None and planned < steps:
-                raise ValueError(f"lr_scheduler: it was planned for {planned} steps, and this fit has {steps:.0f}")
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it. Lightning's goes through TMPDIR, maybe on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(Path(path)) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -53,6 +60,11 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(
             str(run / "checkpoints"), name, monitor, save_on_train_epoch_end=True, enable_version_counter=False
         )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Nothing: it saves at the end of an epoch only."""

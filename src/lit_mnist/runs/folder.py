@@ -24,22 +24,29 @@ def new_run(logs: Path) -> Path:
             number += 1
 
 
-def find_checkpoint(name: str, logs: Path | str = LOGS) -> Path:
-    """The file that ``best`` or ``last``, of the newest run in a folder of runs and no older one, or a path means."""
-    if name not in ("best", "last"):
+def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None = None) -> Path:
+    """The checkpoint that a path, or ``best`` or ``last`` of a run, means.
+
+    Args:
+        name: None is best, or last where nothing was validated.
+        logs: A folder of runs, of which the one is meant whose fit began or was resumed last.
+        run: The run that is meant in place of that one.
+    """
+    if name not in ("best", "last", None):
         if (path := Path(name).expanduser()).is_file():
             return path
         raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
-    fits = {path.parent for path in Path(logs).glob("version_*/checkpoints") if any(path.iterdir())}
-    if not fits:
-        raise CheckpointError(
-            f"no run in {logs} has a checkpoint; train one with: python -m lit_mnist fit --config configs/mlp.yaml"
-        )
-    folder = max(fits, key=_number) / "checkpoints"
-    if (path := folder / f"{name}.ckpt").is_file():
-        return path
-    others = ", ".join(sorted(path.name for path in folder.iterdir()))
-    raise CheckpointError(f"the newest run, {folder.parent}, has no {name}.ckpt; it has {others}")
+    runs = [path.parent for path in Path(logs).glob("version_*/config.yaml")]
+    if run is None and not runs:
+        raise CheckpointError(f"no run in {logs}; train one with: python -m lit_mnist fit --config configs/mlp.yaml")
+    run = run or max(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
+    found = sorted(path.name for path in (run / "checkpoints").glob("*"))
+    for stem in (name,) if name else ("best", "last"):
+        if f"{stem}.ckpt" in found:
+            if stem != (name or "best"):
+                print(f"{run} has no best.ckpt, since nothing was validated; its last.ckpt is taken")
+            return run / "checkpoints" / f"{stem}.ckpt"
+    raise CheckpointError(f"{run} has no {name or 'best'}.ckpt; it has {', '.join(found) or 'no checkpoint'}")
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -33,7 +33,8 @@ class History(Callback):
         self._started = self._lr = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.rows = [row for row in read_metrics(self.run) if row["epoch"] <= trainer.current_epoch]
+        rows = [row | {"epoch": int(row["epoch"])} for row in read_metrics(self.run)]
+        self.rows = [row for row in rows if row["epoch"] <= trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._val = {}
@@ -45,6 +46,8 @@ class History(Callback):
             self._val = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not pl_module.train_metrics["train/loss"].weight:  # no batch was left, as after max_steps
+            return
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}  # on all devices
         found = train | self._val
         measured = {name: found[name] for name in metrics_of([found])}
@@ -58,7 +61,8 @@ class History(Callback):
             self._write()
             if self.show:
                 line = "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
-                pl_module.print(f"epoch {epoch:>2}/{trainer.max_epochs}  {line}  {seconds:.1f} s")
+                of_all = "" if trainer.max_epochs == -1 else f"/{trainer.max_epochs}"
+                pl_module.print(f"epoch {epoch:>2}{of_all}  {line}  {seconds:.1f} s")
 
     def _write(self) -> None:
         self.run.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def export(
         fail(f"--output: {path} does not end in .onnx, or its folder does not exist")
     saved = read_checkpoint(checkpoint)
     model = FromImages(Classifier.load_from_checkpoint(checkpoint, network=network).network)
-    dataset = saved.get("datamodule_hyper_parameters", {}).get("dataset", "mnist")
+    dataset = saved["datamodule_hyper_parameters"].get("dataset", "mnist")
     data = MNISTDataModule(dataset, data_dir)
     data.prepare_data()
     data.setup("test")

@@ -33,18 +33,28 @@ def prepare(image: Image.Image) -> Tensor:
     """
     if 0 in image.size or np.ptp(pixels := grey(image)) < 255 * CONTRAST:
         raise ImageError("nothing is drawn on the image")
-    edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
-    if pixels.shape != (SIDE, SIDE) or np.median(edge) >= pixels.max() / 4:
+    if pixels.max() < 250:  # MNIST's own reach 254 at least
+        pixels = pixels * (255 / pixels.max())
+    if pixels.shape != (SIDE, SIDE) or not is_mnists(pixels):
         pixels = centred(fitted(drawing(pixels)))
     return torch.from_numpy(pixels.round().astype(np.uint8))
+
+
+def is_mnists(pixels: Pixels) -> bool:
+    """Whether a 28x28 image is light on dark and either fills 20 pixels, centred by mass, or more, as clothes do."""
+    edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
+    spans = [np.ptp(np.flatnonzero((pixels > 32).any(axis))) + 1 for axis in (0, 1)]
+    off = max(abs(centre - SIDE / 2) for centre in ndimage.center_of_mass(pixels))
+    return bool(np.median(edge) < 64 and (max(spans) > BOX or (max(spans) >= BOX - 2 and off <= 0.6)))
 
 
 def grey(image: Image.Image) -> Pixels:
     """Brightness, or the one of red, green and blue in which a drawing stands out more: (H, W) float32 in [0, 255]."""
     pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3) or (H, W, 4)
     if image.mode == "F":  # numbers of any range
+        whites = (1, 255, 1023, 4095, 16383, 65535) if pixels.min() >= 0 else ()  # standardised numbers have none
         pixels = pixels - min(pixels.min(), 0)
-        white = next((white for white in (1, 255, 1023, 4095, 16383, 65535) if pixels.max() <= white), pixels.max())
+        white = next((white for white in whites if pixels.max() <= white), pixels.max())
         pixels *= 255 / white
     if image.mode == "RGBA":  # on white or, where all that is drawn is light, on black
         drawn = np.asarray(image.convert("RGB").convert("L"))[pixels[..., 3] > pixels[..., 3].max() / 2]
@@ -64,6 +74,7 @@ def drawing(pixels: Pixels) -> Pixels:
     # A shade takes the same share from paper and pen; on a dark ground it is the difference that stays.
     depth = (pixels - ground) / 255 if is_light else 1 - pixels / ground
     deepest, noise = depth.max(), np.median(abs(np.diff(depth.ravel())))  # which is close to its standard deviation
+    noise = noise if pixels.size > SIDE**2 else 0  # in a smaller image most pixels may be of strokes
     if deepest < max(5 * noise, CONTRAST):
         raise ImageError("nothing is drawn on the image")
     strokes = _digit(depth > np.percentile(depth[depth > deepest / 2], 90) / 2)
@@ -88,14 +99,22 @@ def _ground(pixels: Pixels) -> Pixels:
 
 
 def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The strokes without specks and, where others remain, without what reaches in from the frame, (H, W)."""
-    parts, _ = ndimage.label(strokes, np.ones((3, 3)))
+    """The strokes (H, W) without specks and, where others remain, without a frame and what reaches in from the edge."""
+    parts, _ = ndimage.label(strokes := np.pad(strokes, 1), np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0  # of what is no stroke
+    spans = np.array([0, *(max(side.stop - side.start for side in box) for box in ndimage.find_objects(parts))])
+    grounds, _ = ndimage.label(~strokes)
+    outside = ndimage.binary_dilation(grounds == grounds[0, 0], np.ones((3, 3)))
+    framed = sizes.copy()
+    framed[parts[outside]] = 0  # what ground around all touches is in no frame
     inner = sizes.copy()
-    inner[np.concatenate([parts[[0, -1]].ravel(), parts[:, [0, -1]].ravel()])] = 0
-    sizes = inner if inner.max() >= sizes.max() / 5 else sizes
-    return np.asarray((sizes >= sizes.max() / 20)[parts])
+    inner[np.concatenate([parts[[1, -2]].ravel(), parts[:, [1, -2]].ravel()])] = 0
+    if spans[framed > 0].max(initial=0) >= 0.2 * spans.max():
+        sizes = framed
+    elif inner.max() >= sizes.max() / 5:
+        sizes = inner
+    return np.asarray((sizes >= sizes.max() / 20)[parts[1:-1, 1:-1]])
 
 
 def fitted(drawn: Pixels) -> Pixels:

@@ -69,8 +69,8 @@ def predict(
         print_error(failure)
     if predictions:
         show(predictions, output)
-    if path:
-        save(predictions, classifier.classes, path)
+        if path:
+            save(predictions, classifier.classes, path)
     if failures:
         sys.exit(1)
 

@@ -30,7 +30,7 @@ class Dashboard(Callback):
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        images = pl_module.train_metrics["train/loss"].count.item()  # of all devices, since it was computed
+        images = pl_module.train_metrics["train/loss"].weight.item()  # of all devices, since it was computed
         for writer in writers(trainer):
             row, step = read_metrics(self.run)[-1], trainer.global_step - 1  # where Lightning logs those of the epoch
             writer.add_scalar("lr", row["lr"], step)
@@ -61,10 +61,17 @@ class Dashboard(Callback):
 class StepLoss(Callback):
     """Logs the loss that trains, as train/loss_step, after every --trainer.log_every_n_steps steps."""
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.step = trainer.global_step
+        self.losses: list[torch.Tensor] = []  # of the batches of a step, since the last one
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for logger in trainer.loggers:
-                logger.log_metrics({"train/loss_step": outputs["loss"].item()}, trainer.global_step)
+        self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)  # by which Lightning has divided it
+        if trainer.global_step > self.step:  # all batches of a step are there
+            loss, self.step, self.losses = torch.stack(self.losses).mean(), trainer.global_step, []
+            if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                for logger in trainer.loggers:
+                    logger.log_metrics({"train/loss_step": loss.item()}, self.step)
 
 
 def show_hparams(writer: "SummaryWriter", run: Path, metrics: list[str]) -> None:

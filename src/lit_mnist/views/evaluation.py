@@ -20,14 +20,14 @@ from lit_mnist.views.dashboard import leave_figure, writers
 class Evaluation(Callback):
     """Collects the answers of a test and leaves what they show in the run folder and in TensorBoard.
 
-    It writes test.json (checkpoint, data set, number of images, what was measured, expected calibration error),
+    It writes test.json (what was tested, data set, number of images, what was measured, expected calibration error),
     per_class.csv (precision, recall, F1 and support of each class) and, if it is to draw, confusion.png, mistakes.png
     (the 36 wrong answers of the highest probability) and calibration.png.
     """
 
-    def __init__(self, run: str | Path, checkpoint: str, draw: bool = True) -> None:
-        self.run = Path(run).expanduser()
-        self.checkpoint, self.draw = checkpoint, draw
+    def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
+        self.run, self.draw = Path(run).expanduser(), draw
+        self.tested = tested  # the name of the checkpoint, and of which epoch and global step it is
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # (B, 28, 28) uint8, (B, C) probabilities, (B,) labels
         self._embedded: Tensor | None = None  # (B, units), what reached the last linear layer called in the first batch
         self._hooks: list[Any] = []
@@ -64,7 +64,7 @@ class Evaluation(Callback):
         error = classification.multiclass_calibration_error(probabilities, labels, len(classes), n_bins=15).item()
         scores = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
         data: Any = getattr(trainer, "datamodule", None)
-        tested = {"checkpoint": self.checkpoint, "dataset": getattr(data, "dataset", type(data).__name__)}
+        tested = self.tested | {"dataset": getattr(data, "dataset", type(data).__name__)}
         with write_whole(self.run / "test.json") as part:
             content = {**tested, "images": len(labels), **scores, "calibration_error": error}
             part.write_text(json.dumps(content, indent=2) + "\n")

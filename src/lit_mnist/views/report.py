@@ -65,7 +65,10 @@ def report(runs: list[str], output: str = "report.html") -> None:
 
 def find_runs(folder: Path) -> list[Path]:
     """A run folder itself, or all runs below a folder, version_2 before version_10."""
-    runs = [path.parent.resolve() for path in folder.rglob("metrics.csv")]
+    heads = {path: path.read_bytes().partition(b"\n")[0].split(b",") for path in folder.rglob("metrics.csv")}
+    runs = [
+        path.parent.resolve() for path, head in heads.items() if b"step" not in head
+    ]  # as in Lightning's CSVLogger's
     if not runs:
         fail(f"{folder}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
     return sorted(runs, key=lambda run: re.sub(r"\d+", lambda digits: digits[0].zfill(9), str(run)))
@@ -73,9 +76,9 @@ def find_runs(folder: Path) -> list[Path]:
 
 def read_run(folder: Path, name: str) -> Run:
     """Read what a run folder tells; ValueError where it has no finished epoch."""
-    if not (rows := read_metrics(folder)):
+    if not (rows := read_metrics(folder)) or not {"epoch", "seconds"} <= rows[0].keys():
         raise ValueError("it has no finished epoch")
-    test = json.loads((folder / "test.json").read_text()) if (folder / "test.json").is_file() else {}
+    test = dict(json.loads((folder / "test.json").read_text())) if (folder / "test.json").is_file() else {}
     pictures = {picture: folder / f"{picture}.png" for picture in PICTURES}
     encoded = {n: base64.b64encode(path.read_bytes()).decode() for n, path in pictures.items() if path.is_file()}
     return Run(name, read_options(folder), rows, test, encoded)
@@ -114,12 +117,28 @@ def overfitting(rows: list[dict[str, float]]) -> str:
         return "Nothing was validated, so overfitting does not show."
     last = measured[-1]
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
+    if end > (1 + LEVEL) * low and last["train/loss"] >= best["train/loss"]:
+        return (
+            f"Not overfitting but unsteady: val loss is lowest in epoch {epoch} at {low:.4f} and ends at {end:.4f},"
+            f" and train loss rose as well, from {best['train/loss']:.4f} to {last['train/loss']:.4f}."
+        )
     if end <= (1 + LEVEL) * low:
         return f"No clear overfitting: val loss is lowest in epoch {epoch} at {low:.4f} and ends at {end:.4f}."
     return (
         f"It overfits after epoch {epoch}: there val loss turned at {low:.4f} and rose by {end - low:.4f}"
         f" ({end / max(low, 1e-9) - 1:.0%}) to {end:.4f} in epoch {last['epoch']:.0f}, while train loss went on from"
         f" {best['train/loss']:.4f} to {last['train/loss']:.4f}."
+    )
+
+
+def outdated(run: Run) -> str:
+    """A sentence where the test is of another epoch than its checkpoint is now; otherwise ""."""
+    tested = run.test.get("epoch")
+    now = {"best.ckpt": figures.best_row(run.rows), "last.ckpt": run.rows[-1]}.get(run.test.get("checkpoint", ""))
+    if tested is None or now is None or now["epoch"] == tested:
+        return ""
+    return (
+        f" Test results and figures are of epoch {tested}; {run.test['checkpoint']} is now of epoch {now['epoch']:.0f}."
     )
 
 
@@ -135,6 +154,6 @@ def _html(runs: list[Run]) -> str:
     page: str = Template(source, autoescape=True).render(
         table=compare(runs),
         curves=svg[svg.index("<svg") :],  # without the XML header, which names a document type elsewhere
-        runs=[(run.name, overfitting(run.rows), run.pictures) for run in runs],
+        runs=[(run.name, overfitting(run.rows) + outdated(run), run.pictures) for run in runs],
     )
     return page

@@ -1,13 +1,12 @@
 """A page on this machine where a person draws a digit and sees what the model makes of it."""
 
 import socket
-import sys
 from typing import Any
 
 from torch import nn
 
 from lit_mnist.classifier import Classifier, read_checkpoint
-from lit_mnist.errors import fail
+from lit_mnist.errors import fail, warn
 from lit_mnist.runs.folder import find_checkpoint
 
 
@@ -27,7 +26,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
     checkpoint = find_checkpoint(ckpt_path)
-    images = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("dataset", "images of your own")
+    images = read_checkpoint(checkpoint)["datamodule_hyper_parameters"].get("dataset", "images of your own")
     classifier = Classifier.load_from_checkpoint(checkpoint, network=network)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -37,7 +36,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     local = host in ("127.0.0.1", "::1", "localhost")
     app = application(classifier, str(checkpoint), f"trained on {images}", [name, "localhost"] if local else ["*"])
     if not local:
-        print(f"lit-mnist: warning: --host {host}: all who can reach this machine can use the page", file=sys.stderr)
+        warn(f"--host {host}: all who can reach this machine can use the page")
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
     limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])

@@ -1,0 +1,134 @@
+"""What a fit checks before its first step, and how it says what does not fit."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from conftest import Cli
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR, ReduceLROnPlateau, StepLR
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score
+
+from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
+from lit_mnist.classifier import ModelError
+from lit_mnist.data import DataError
+from lit_mnist.runs.checks import FitCheck
+
+Quiet = Callable[..., L.Trainer]
+
+
+@pytest.fixture
+def fit(digits: MNISTDataModule, quiet: Quiet) -> Callable[..., None]:
+    """Fit a classifier for one batch of an epoch, with the checks alone."""
+
+    def run(network: nn.Module | None = None, size: int | None = None, **options: Any) -> None:
+        limits = {
+            name: options.pop(name) for name in ("precision", "max_epochs", "limit_train_batches") if name in options
+        }
+        if size:
+            digits.batch_size = size
+            digits.save_hyperparameters({"batch_size": size}, logger=False)
+        trainer = quiet(**{"max_epochs": 1, "limit_train_batches": 1, "callbacks": [FitCheck()], **limits})
+        trainer.fit(Classifier(network or MLP([16]), **options), digits)
+
+    return run
+
+
+class Form(nn.Module):
+    """pytorch/examples' form: (B, 1, 28, 28) alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.linear = nn.Conv2d(1, 2, 28), nn.Linear(2, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.convolution(images).flatten(1))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "softmax": ({"network": nn.Sequential(MLP([16]), nn.Softmax(1))}, "network: it gives probabilities"),
+    "NLLLoss": ({"loss": nn.NLLLoss()}, "loss: NLLLoss wants log-probabilities, but the network gives logits"),
+    "smoothing": ({"loss": nn.CrossEntropyLoss(label_smoothing=7)}, "loss: CrossEntropyLoss: label_smoothing must be"),
+    "no mean": (
+        {"loss": nn.CrossEntropyLoss(reduction="none")},
+        r"loss: CrossEntropyLoss gives \(4,\), not one number",
+    ),
+    "form": ({"network": Form()}, r"network: Form does not take images \('B', 28, 28\)"),
+    "classes": ({"network": MLP([16], num_classes=9)}, r"network: it gives \(4, 9\), not logits \(4, 10\)"),
+    "classes of a metric": (
+        {"metrics": {"f1": MulticlassF1Score(9)}},
+        "metrics: f1 does not take logits of 10 classes",
+    ),
+    "many numbers": ({"metrics": {"f1": MulticlassF1Score(10, average=None)}}, "metrics: f1 is not one number"),
+    "a matrix": ({"metrics": {"cm": MulticlassConfusionMatrix(10)}}, "metrics: cm is not one number"),
+    "worst": ({"lr_scheduler": partial(ReduceLROnPlateau, mode="max")}, "lr_scheduler.mode: max would wait"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_before_the_first_step(name: str, fit: Callable[..., None]) -> None:
+    options, words = REFUSED[name]
+    with pytest.raises(ModelError, match=f"^{words}"):
+        fit(**options)
+
+
+def test_what_fits_is_taken(fit: Callable[..., None]) -> None:
+    fit(nn.Sequential(MLP([16]), nn.LogSoftmax(1)), loss=nn.NLLLoss())
+    fit(CNN(2), metrics={"f1": MulticlassF1Score(10)}, lr_scheduler=ReduceLROnPlateau)
+
+
+def test_the_checks_change_neither_weights_nor_statistics(digits: MNISTDataModule, quiet: Quiet) -> None:
+    results = []
+    for callbacks in ([], [FitCheck()]):
+        torch.manual_seed(1)
+        model = Classifier(MLP([16], batch_norm=True))
+        quiet(max_epochs=1, callbacks=callbacks).fit(model, digits)
+        results.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
+
+
+def test_a_batch_of_one_image_is_refused_where_batch_norm_would_fail(fit: Callable[..., None]) -> None:
+    whole = {"limit_train_batches": 1.0}  # 1,151 = 23 * 50 + 1 images
+    with pytest.raises(DataError, match=r"^batch_size: 50 leaves a batch of one image"):
+        fit(MLP([16], batch_norm=True), size=50, **whole)
+    fit(MLP([16]), size=50, **whole)
+    fit(CNN(2), size=50, **whole)
+    fit(MLP([16], batch_norm=True), size=50, limit_train_batches=3)
+
+
+def test_a_schedule_that_ends_before_the_fit_gets_a_line(
+    fit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for schedule, after in (
+        (partial(CosineAnnealingLR, T_max=2), "rises again"),
+        (partial(PolynomialLR, total_iters=2), "is 0"),
+    ):
+        fit(lr_scheduler=schedule, max_epochs=3)
+        assert f"ends after 2 of 3 epochs; then lr {after}" in capsys.readouterr().err
+        fit(lr_scheduler=schedule, max_epochs=2)
+        assert capsys.readouterr().err == ""
+
+
+def test_a_schedule_without_an_end_of_the_fit_is_refused(cli: Cli) -> None:
+    endless = ("--trainer.max_epochs", -1, "--trainer.max_time", "00:00:00:03", "--data.dataset", "digits")
+    one_cycle = ("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.1)
+    cli("fit", *endless, *one_cycle).refused("--model.lr_scheduler: it needs total_steps, or a fit with")
+
+
+def test_a_schedule_that_fails_in_the_fit_is_named(fit: Callable[..., None]) -> None:
+    with pytest.raises(ModelError, match=r"^lr_scheduler: StepLR: integer modulo by zero"):
+        fit(lr_scheduler=partial(StepLR, step_size=0))
+
+
+def test_bfloat16_on_a_processor_without_it_gets_a_line(
+    fit: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for capability, told in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        fit(precision="bf16-mixed")
+        assert ("--trainer.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == told
+        fit()
+        assert capsys.readouterr().err == ""
