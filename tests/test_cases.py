@@ -139,8 +139,6 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
         ("fit --model.loss CrossEntropyLoss --model.loss.weight={'class_path':'torch.Tensor','init_args':{'data':[1]}}",
             "--model.loss.weight.data: there is no such option"),
         ("predict", "images: at least one is missing"),
-        ("fit --data other.Data", "--data: a class of your own goes to main() in a script of your own"),
-        ("fit --model lit_mnist.Classifier", "--model: a class of your own goes to main()"),
     ],
 )  # fmt: skip
 def test_a_slip_names_the_option_as_typed_and_what_was_meant(line: str, words: str, cli: Cli) -> None:

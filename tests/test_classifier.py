@@ -343,6 +343,7 @@ def test_a_compiled_network_is_saved_under_its_own_names(digits: MNISTDataModule
     quiet(max_epochs=2).fit(Classifier(torch.compile(MLP([8]), backend=backend)), digits, ckpt_path=tmp_path / "x.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:Found 1 module")  # a frozen layer is meant
 def test_a_loaded_classifier_trains_again_with_dropout_and_what_was_frozen_stays_frozen(
     digits: MNISTDataModule, quiet: Quiet, tmp_path: Path
 ) -> None:

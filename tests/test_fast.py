@@ -11,7 +11,6 @@ import torch
 from conftest import DIGITS, ROOT, Cli
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import StepLR
 
 from lit_mnist import CNN, MLP, MNISTDataModule
 from lit_mnist.fast import FastClassifier
@@ -40,7 +39,6 @@ CASES: dict[str, dict[str, Any]] = {
         "network": Frozen,
         "optimizer": partial(SGD, lr=0.1, weight_decay=0.01),
     },
-    "schedule": {"network": partial(MLP, [8]), "lr_scheduler": partial(StepLR, step_size=1, gamma=0.1)},
 }
 
 
@@ -63,11 +61,6 @@ def test_weights_and_figures_are_those_of_the_default_path(
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), fast.values(), strict=True))
     for row, other in zip(rows, fast_rows, strict=True):
         assert {**other, "seconds": 0} == pytest.approx({**row, "seconds": 0}, rel=1e-5)
-
-
-def test_a_schedule_on_the_command_line_is_quiet(cli: Cli) -> None:
-    schedule = ("--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", 1)
-    cli("fit", *DIGITS, "--model.steps_per_execution", 5, "--trainer.max_epochs", 2, *schedule).worked()
 
 
 def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
@@ -94,9 +87,7 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
         "--trainer.callbacks+=EMAWeightAveraging",
         '--trainer.callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling {"1":2}',
         "--data.augment torch.nn.Identity",
-        "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.9 --model.lr_scheduler_interval step",
         "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01",
-        "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau",
     ],
 )
 def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cli: Cli, tmp_path: Path) -> None:

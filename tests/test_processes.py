@@ -78,8 +78,6 @@ def test_two_devices_equal_one_but_for_rounding(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, other, rtol=1e-3, atol=2e-5)
     tests = [(run / "per_class.csv").read_text() for run in runs]
     assert tests[0] == tests[1]
-    names, other_names = (next(run.rglob("metadata.tsv")).read_text().splitlines() for run in runs)
-    assert other_names == names[::2], "the projector shows the images of the first process under their own names"
 
 
 def copy_of_the_package(folder: Path, rooms: tuple[str, ...] = ()) -> dict[str, str]:

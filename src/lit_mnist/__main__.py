@@ -59,10 +59,8 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
             fail(f"--model.{error}")
         except DataError as error:  # of an argument or of a file
             fail(f"--data.{error}" if str(error).partition(":")[0].isidentifier() else error)
-        except CheckpointError as error:
-            fail(error)
-        except DivergedError as error:
-            fail(error, status=1)
+        except (CheckpointError, DivergedError) as error:
+            fail(error, status=1 if isinstance(error, DivergedError) else 2)
         except MisconfigurationException as error:
             fail(f"--trainer: {error}")
         except KeyboardInterrupt:

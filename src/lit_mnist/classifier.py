@@ -18,6 +18,10 @@ from lit_mnist import networks
 from lit_mnist.metrics import CrossEntropy
 from lit_mnist.optim import KerasRMSprop
 
+FORM: dict[str, Any] = {  # of a checkpoint
+    **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
+    **{"classes": list, "epoch": int, "global_step": int},
+}
 Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B,) int64
 
 
@@ -75,40 +79,28 @@ class Classifier(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **options: Any,
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, strict: bool = True, **options: Any
     ) -> Self:
-        """A classifier in evaluation mode from a checkpoint, which is read as data whatever `weights_only` says.
+        """A classifier in evaluation mode from a checkpoint, which is read as data, or CheckpointError.
 
         Args:
             checkpoint_path: A checkpoint of a fit.
             map_location: Device of the classifier; None is the CPU.
-            hparams_file: Not used, as `weights_only`: the checkpoint holds all that is needed.
-            strict: Whether all weights have to fit; None is True.
+            strict: Whether all weights have to fit.
             options: Arguments of the class, such as `network` where the checkpoint's is none of `lit_mnist.networks`.
-
-        Raises:
-            CheckpointError: The file is missing, damaged or no checkpoint, or its network has to be given.
         """
         saved = read_checkpoint(checkpoint_path)
-        accepted = inspect.signature(cls).parameters  # of a subclass, which may create its network itself
-        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-        created = {"num_classes": saved["hyper_parameters"].get("num_classes", 10)}
-        if "network" in accepted or any_name:
-            created["network"] = options.pop("network", None) or networks.build(saved["hyper_parameters"])
-            if created["network"] is None:
-                why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
-                raise CheckpointError(
-                    f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=..."
-                )
-        created = {name: value for name, value in created.items() if any_name or name in accepted}
-        classifier = cls(**{**created, **options})
-        classifier.load_network(saved, checkpoint_path, strict is not False)
+        hparams, accepted = saved["hyper_parameters"], inspect.signature(cls).parameters.values()
+        arguments = {"num_classes": hparams.get("num_classes", 10), "network": networks.build(hparams)}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):  # a subclass may create them
+            arguments = {p.name: arguments[p.name] for p in accepted if p.name in arguments}
+        lightnings = ("hparams_file", "weights_only")  # arguments that change nothing here
+        arguments |= {name: value for name, value in options.items() if value is not None and name not in lightnings}
+        if arguments.get("network", cls) is None:
+            why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
+            raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=...")
+        classifier = cls(**arguments)
+        classifier.load_network(saved, checkpoint_path, strict)
         classifier.classes = saved["classes"] or classifier.classes
         return classifier.eval().to(map_location or "cpu")
 
@@ -202,10 +194,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         file = Path(path).expanduser()
         if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
             raise ValueError(f"{damaged} has another checksum")
-        empty: dict[str, Any] = {"datamodule_hyper_parameters": {}, "classes": []}
-        saved: dict[str, Any] = empty | torch.load(file, map_location="cpu", weights_only=True)
-        kinds = {"state_dict": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict, "classes": list}
-        saved |= {name: kind(saved[name]) for name, kind in (kinds | {"epoch": int, "global_step": int}).items()}
+        saved: dict[str, Any] = {"datamodule_hyper_parameters": {}, "classes": []}
+        saved |= torch.load(file, map_location="cpu", weights_only=True)
+        saved |= {name: kind(saved[name]) for name, kind in FORM.items()}
         with torch.device("meta"):  # without memory
             networks.build(saved["hyper_parameters"])
     except Exception as error:  # whatever torch makes of a file

@@ -13,15 +13,7 @@ import torch
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
-    BatchSizeFinder,
-    LearningRateFinder,
-    ModelCheckpoint,
-    ProgressBar,
-    StochasticWeightAveraging,
-    TQDMProgressBar,
-)
+from lightning.pytorch import callbacks as stock
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -31,10 +23,10 @@ from lit_mnist.atomic import write_whole
 from lit_mnist.augment import RandomWarp  # noqa: F401  # for --data.augment RandomWarp
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.errors import Parser, fail, nearest
+from lit_mnist.errors import Parser, fail, flat, nearest
 from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.callbacks import run_callbacks
-from lit_mnist.runs.folder import LOGS, find_checkpoint, flat, new_run, run_of
+from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, run_of
 from lit_mnist.views.dashboard import Dashboard, StepLoss
 from lit_mnist.views.evaluation import Evaluation
 
@@ -91,12 +83,8 @@ class CLI(LightningCLI):
         ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
         known, _ = ahead.parse_known_args(args)
         if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or self.command != "fit"):
-            runs = [
-                folder
-                for config in known.config
-                if (folder := Path(config).expanduser().parent / "checkpoints").is_dir()
-            ]
-            run = runs[-1].parent if runs and not known.ckpt_path else None  # whose config.yaml is given
+            folders = [Path(config).expanduser().parent for config in known.config]
+            run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)  # of its config.yaml
             self.checkpoint = find_checkpoint(known.ckpt_path, Path(known.root).expanduser() / LOGS, run)
             self.saved = read_checkpoint(self.checkpoint)
             args = [self.command, "--config", self._options_of(self.checkpoint), *args[1:]]
@@ -145,9 +133,9 @@ class CLI(LightningCLI):
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
         callbacks: list[Any] = []
-        if options.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in given):
+        if options.enable_progress_bar is None and not any(isinstance(one, stock.ProgressBar) for one in given):
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
-            given = [*given, TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given
+            given = [*given, stock.TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given
         if command == "validate" or options.fast_dev_run:  # which leave nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
         else:
@@ -168,7 +156,7 @@ class CLI(LightningCLI):
                 when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
                 callbacks = [Evaluation(self.run, {"checkpoint": self.checkpoint.name, **when}, draw)]
         for callback in given:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and self.run:
+            if isinstance(callback, stock.ModelCheckpoint) and callback.dirpath is None and self.run:
                 callback.dirpath = str(self.run / "checkpoints")
         try:
             return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
@@ -194,9 +182,8 @@ class CLI(LightningCLI):
                     part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False, allow_unicode=True))
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit as end:
-            if end.code == 2 or not (
-                number := 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
-            ):
+            number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
+            if end.code == 2 or not number:
                 raise
             if self.trainer.is_global_zero:
                 way = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
@@ -230,11 +217,11 @@ class CLI(LightningCLI):
             wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
             if wanted != getattr(callback, "mode", wanted):
                 fail(f"--trainer.callbacks: {kind} would take the worst {monitor} for the best; give it mode: {wanted}")
-            if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
+            if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
                 fail(f"--trainer.callbacks: {kind} needs a model with a backbone")
-            if isinstance(callback, StochasticWeightAveraging):
+            if isinstance(callback, stock.StochasticWeightAveraging):
                 fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
-            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            if isinstance(callback, stock.BatchSizeFinder | stock.LearningRateFinder):
                 fail(f"--trainer.callbacks: config.yaml would not know what {kind} sets; give the value itself")
 
     def _print_run(self) -> None:

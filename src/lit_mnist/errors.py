@@ -8,20 +8,18 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import lightning.pytorch as L
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
+
+LIBRARIES = ("lit_mnist", "lightning", "torch", "torchmetrics", "torchvision")
+GROUPS = {L.LightningModule: "model", L.LightningDataModule: "data", L.Callback: "trainer.callbacks"}
 
 
 def print_error(message: object, level: str = "error") -> None:
     """Print one line on stderr, however many processes run."""
     if getattr(rank_zero_only, "rank", 0) == 0:
         print(f"lit-mnist: {level}: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def warn(message: object) -> None:
-    """Print one line on what works, but hardly as it was meant."""
-    print_error(message, "warning")
 
 
 def fail(message: object, status: int = 2) -> NoReturn:
@@ -51,27 +49,28 @@ class Parser(LightningArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             typed = message.split()[2].partition("=")[0]
             known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
-            group = typed.partition(".")[0] + "."
-            near = [name for name in known if name.startswith(group)]
+            near = [name for name in known if name.startswith(typed.partition(".")[0] + ".")]
             fail(f"{typed}: there is no such option{nearest(typed, near or known)}")
         fail(shortened(message))
 
     def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
         """Create all parts that a command line names; called by LightningCLI."""
-        options = dict(class_options(cfg.get(cfg.get("subcommand"), cfg)))
+        options = {str(value): name for name, value in flat(cfg.get(cfg.get("subcommand"), cfg).as_dict())}
         return self.instantiate(cfg, instantiators=[(partial(create, options), object, True)], **kwargs)
 
 
-def class_options(value: Any, option: str = "") -> Iterator[tuple[str, str]]:
-    """Pairs of the name of a class and the option that names it, from parsed options."""
-    if isinstance(value, list):
-        for item in value:
-            yield from class_options(item, option)
-    elif isinstance(value, dict | Namespace):
-        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
-            if name == "class_path":
-                yield inner.rpartition(".")[2], option
-            yield from class_options(inner, option if name == "init_args" else f"{option}.{name}".lstrip("."))
+def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested options as pairs of the name that the command line has for them and the value.
+
+    {"network": {"class_path": "a.MLP", "init_args": {"dropout": 0.4}}} -> ("network", "MLP"), ("network.dropout", 0.4)
+    """
+    for name, value in options.items():
+        if name == "class_path":
+            yield prefix[:-1], str(value).rpartition(".")[2]
+        elif isinstance(value, dict) and value:
+            yield from flat(value, prefix if name == "init_args" else f"{prefix}{name}.")
+        elif name != "init_args":
+            yield prefix + name, value
 
 
 def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -82,18 +81,11 @@ def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> 
     try:
         return part(*args, **kwargs)
     except Exception as error:
-        library = part.__module__.partition(".")[0] in (
-            __package__,
-            "lightning",
-            "torch",
-            "torchmetrics",
-            "torchvision",
-        )
-        if not library and not isinstance(error, ValueError):
+        if part.__module__.partition(".")[0] not in LIBRARIES and not isinstance(error, ValueError):
             raise
-        option = options.get(part.__name__) or ("model" if issubclass(part, L.LightningModule) else "data")
+        option = next((option for base, option in GROUPS.items() if issubclass(part, base)), "trainer.logger")
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        fail(f"--{option}{'.' if text.partition(':')[0] in kwargs else ': '}{text}")
+        fail(f"--{options.get(part.__name__, option)}{'.' if text.partition(':')[0] in kwargs else ': '}{text}")
 
 
 def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
@@ -130,9 +122,5 @@ def shortened(message: str) -> str:
         if given.startswith("{"):
             return f"--{option}: {missing} is missing; give it by {{class_path: ..., init_args: {{{missing}: ...}}}}"
         return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
-    if reason.startswith("Unable to load config") and option in ("model", "data"):
-        return (
-            f"--{option}: a class of your own goes to main() in a script of your own, as docs/parts.md shows; {reason}"
-        )
     plain = given not in reason and "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
     return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason

@@ -3,24 +3,17 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    Timer,
-    WeightAveraging,
-)
+from lightning.pytorch import callbacks as stock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import LBFGS
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import MNISTDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
-EXTRA = (GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging)  # callbacks, beside those with:
+EXTRA = (stock.GradientAccumulationScheduler, stock.StochasticWeightAveraging, stock.WeightAveraging)  # beside these:
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
 
@@ -54,10 +47,11 @@ class FastClassifier(Classifier):
         data = trainer.datamodule
         given = {
             "data of another kind": not isinstance(data, MNISTDataModule),
+            "--model.lr_scheduler": self.lr_scheduler is not None,
             "--data.augment": getattr(data, "augment", None) is not None,
             "several devices": trainer.world_size > 1,
             "--trainer.max_steps": trainer.max_steps != -1,
-            "--trainer.max_time": any(isinstance(callback, Timer) for callback in trainer.callbacks),
+            "--trainer.max_time": any(isinstance(callback, stock.Timer) for callback in trainer.callbacks),
             "--trainer.limit_train_batches": trainer.limit_train_batches not in ALL
             or isinstance(trainer.limit_train_batches, int),
             "--trainer.overfit_batches": trainer.overfit_batches > 0,
@@ -70,23 +64,15 @@ class FastClassifier(Classifier):
         for callback in trainer.callbacks:
             kind = type(callback)
             own = kind.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
-            each_step = not own and any(is_overridden(hook, callback, Callback) for hook in EACH_STEP)
+            each_step = not own and any(is_overridden(hook, callback, stock.Callback) for hook in EACH_STEP)
             given[kind.__name__] = each_step or isinstance(callback, EXTRA)
         return [name for name, is_given in given.items() if is_given]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        made: Any = super().configure_optimizers()
-        if self.steps_per_execution == 1:
-            return made  # type: ignore[no-any-return]
-        if isinstance(made if self.lr_scheduler is None else made["optimizer"], LBFGS):  # which wants a closure
+        created: Any = super().configure_optimizers()
+        if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # which wants a closure
             raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with LBFGS")
-        if self.lr_scheduler is None:
-            return made  # type: ignore[no-any-return]
-        schedule, interval = made["lr_scheduler"]["scheduler"], made["lr_scheduler"]["interval"]
-        if interval == "step" or isinstance(schedule, ReduceLROnPlateau):
-            what = f"{type(schedule).__name__} after every {'step' if interval == 'step' else 'validation'}"
-            raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {what}")
-        return {"optimizer": made["optimizer"], "lr_scheduler": schedule}
+        return created  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if self.steps_per_execution == 1:
@@ -104,8 +90,3 @@ class FastClassifier(Classifier):
         logits = torch.cat(answers)  # (steps_per_execution * B, num_classes)
         self.train_metrics.update(logits, batch[1])
         return {"loss": loss.detach(), "logits": logits}
-
-    def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
-        if self.steps_per_execution > 1 and (schedule := self.lr_schedulers()) is not None:
-            schedule.step()  # type: ignore[union-attr]

@@ -1,13 +1,13 @@
 """Run folders: lightning_logs/version_N holds what one fit leaves, its config, checkpoints and metrics."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_mnist.classifier import CheckpointError
+from lit_mnist.errors import flat
 
 LOGS = "lightning_logs"
 
@@ -74,17 +74,3 @@ def read_options(run: Path) -> dict[str, Any]:
     """All options of a fit, from its config.yaml, by the names that the command line has for them; {} without one."""
     path = run / "config.yaml"
     return dict(flat(yaml.safe_load(path.read_text()))) if path.is_file() else {}
-
-
-def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options as pairs of the name that the command line has for them and the value.
-
-    {"network": {"class_path": "a.MLP", "init_args": {"dropout": 0.4}}} -> ("network", "MLP"), ("network.dropout", 0.4)
-    """
-    for name, value in options.items():
-        if name == "class_path":
-            yield prefix[:-1], str(value).rpartition(".")[2]
-        elif isinstance(value, dict) and value:
-            yield from flat(value, prefix if name == "init_args" else f"{prefix}{name}.")
-        elif name != "init_args":
-            yield prefix + name, value

@@ -30,14 +30,14 @@ class History(Callback):
         self.show = show
         self.rows: list[dict[str, float]] = []
         self._val: dict[str, float] = {}  # what the validation of this epoch measured
-        self._started = self._lr = 0.0
+        self._started, self._lr, self._step = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rows = [row | {"epoch": int(row["epoch"])} for row in read_metrics(self.run)]
         self.rows = [row for row in rows if row["epoch"] <= trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._val = {}
+        self._val, self._step = {}, trainer.global_step
         self._started = time.perf_counter()
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
@@ -46,7 +46,7 @@ class History(Callback):
             self._val = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not pl_module.train_metrics["train/loss"].weight:  # no batch was left, as after max_steps
+        if trainer.global_step == self._step:  # no batch was left, as after max_steps
             return
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}  # on all devices
         found = train | self._val

@@ -16,16 +16,13 @@ import yaml
 from lit_mnist.atomic import write_whole
 from lit_mnist.cli import run_command
 from lit_mnist.errors import fail
-from lit_mnist.runs.folder import LOGS, flat, read_metrics, read_options
+from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = ("figures", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary")
-QUIET = [word for option in SHOWN for word in (f"--{option}", "false")]
-IGNORED = ("trainer.default_root_dir", "data.data_dir", "seed_everything")  # options that make no other config
 Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of the last one those of the test, too
 
 
@@ -52,7 +49,6 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
         if not file.is_file():
             fail(f"{file}: there is no such config")
     folder = Path(output).expanduser()
-    options = {name: options_of([file, *layers]) for name, file in files.items()}
     rows: list[Row] = []
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("fits"))
     with Progress(*columns, TimeRemainingColumn(), redirect_stdout=False) as progress:
@@ -60,7 +56,7 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
         for seed in range(seeds):
             for name, file in files.items():
                 progress.update(task, description=f"{name}, seed {seed}")
-                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", [file, *layers], seed, options[name])
+                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", [file, *layers], seed)
                 rows += [{"config": name, "seed": seed, **row} for row in read_run(run)]
                 progress.advance(task)
     write(
@@ -71,36 +67,23 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
     print(f"the results are in {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}")
 
 
-def options_of(configs: list[Path]) -> dict[str, Any]:
-    """All options of a fit with these configs, each on top of the one before; a mistake in one ends the program."""
-    layers = [word for config in configs for word in ("--config", str(config))]
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            run_command(["fit", *layers, *QUIET, "--print_config"])
-    except SystemExit as end:
-        if end.code:
-            raise
-    return dict(flat(yaml.safe_load(printed.getvalue())))
-
-
-def fit_and_test(root: Path, configs: list[Path], seed: int, options: dict[str, Any]) -> Path:
+def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
     """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
-    run = root / LOGS / "version_0"
+    run, asked = root / LOGS / "version_0", json.dumps([yaml.safe_load(config.read_text()) for config in configs])
     last = run / "checkpoints" / "last.ckpt"
-    quiet = [*QUIET, "--trainer.default_root_dir", str(root)]
-    if last.is_file():
-        before = read_options(run)
-        for name in before | options:
-            if name not in IGNORED and before.get(name) != options.get(name):
-                why = f"--{name} {before.get(name)}, not {options.get(name)}"
-                fail(f"{run} was made with {why}; choose another --output")
-        fit = ["--ckpt_path", str(last)]
-    else:
-        shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to resume
-        fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
+    if last.is_file() and (not (root / "configs.json").is_file() or (root / "configs.json").read_text() != asked):
+        fail(f"{root}: it was made with other configs than {' '.join(map(str, configs))}; choose another --output")
     if (run / "test.json").is_file():
         return run
+    quiet = ["--trainer.default_root_dir", str(root), "--figures", "false"]
+    for part in ("logger", "enable_progress_bar", "enable_model_summary"):
+        quiet += [f"--trainer.{part}", "false"]
+    fit = ["--ckpt_path", str(last)]
+    if not last.is_file():
+        shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to resume
+        root.mkdir(parents=True)
+        (root / "configs.json").write_text(asked)
+        fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
         run_command(["fit", *fit, *quiet])
         run_command(["test", "--ckpt_path", str(last), "--config", str(run / "config.yaml"), *quiet])

@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from lit_mnist.runs.folder import read_metrics, read_options
-from lit_mnist.runs.history import metrics_of
+from lit_mnist.runs.folder import read_metrics
 from lit_mnist.views import figures
 
 if TYPE_CHECKING:
@@ -51,11 +50,6 @@ class Dashboard(Callback):
         first = next(pl_module.network.parameters())
         if first.shape[1:] == (28 * 28,):  # a unit for whole images
             leave_figure(trainer, figures.weights(first), self.run / "weights.png")
-        for writer in writers(trainer):
-            names = dict.fromkeys(name.partition("/")[2] for name in metrics_of(rows))
-            charts = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in names}
-            writer.add_custom_scalars({"fit": charts})
-            show_hparams(writer, self.run, metrics_of(rows[-1:]))
 
 
 class StepLoss(Callback):
@@ -72,19 +66,6 @@ class StepLoss(Callback):
             if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 for logger in trainer.loggers:
                     logger.log_metrics({"train/loss_step": loss.item()}, self.step)
-
-
-def show_hparams(writer: "SummaryWriter", run: Path, metrics: list[str]) -> None:
-    """Show the options of a run beside its metrics, those of a test to come among them."""
-    from torch.utils.tensorboard.summary import hparams
-
-    shown = ("model.", "data.", "trainer.max_epochs", "seed_everything")
-    options = {name: value for name, value in read_options(run).items() if name.startswith(shown)}
-    plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-    tests = [f"test/{name.partition('/')[2]}" for name in metrics if name.startswith("train/")]
-    file: Any = writer.file_writer
-    for summary in hparams(plain, dict.fromkeys(tests + metrics, 0.0)):  # names alone: the values are logged as scalars
-        file.add_summary(summary)
 
 
 def writers(trainer: L.Trainer) -> list["SummaryWriter"]:

@@ -1,4 +1,4 @@
-"""What a test leaves: scores, confusion matrix, mistakes, calibration, and TensorBoard's views of them."""
+"""What a test leaves: scores, confusion matrix, mistakes and calibration."""
 
 import csv
 import json
@@ -9,12 +9,12 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional import classification
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.views import figures
-from lit_mnist.views.dashboard import leave_figure, writers
+from lit_mnist.views.dashboard import leave_figure
 
 
 class Evaluation(Callback):
@@ -29,25 +29,15 @@ class Evaluation(Callback):
         self.run, self.draw = Path(run).expanduser(), draw
         self.tested = tested  # the name of the checkpoint, and of which epoch and global step it is
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # (B, 28, 28) uint8, (B, C) probabilities, (B,) labels
-        self._embedded: Tensor | None = None  # (B, units), what reached the last linear layer called in the first batch
-        self._hooks: list[Any] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._batches, self._embedded = [], None
-        if self.draw and writers(trainer):
-            linear = [layer for layer in pl_module.network.modules() if isinstance(layer, nn.Linear)]
-            self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in linear]
-
-    def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._embedded = inputs[0][:2000].flatten(1).float().cpu()
+        self._batches = []
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         images, labels = (batch[0] * 255).round().to(torch.uint8), batch[1]
         self._batches.append((images.cpu(), outputs["logits"].float().softmax(1).cpu(), labels.cpu()))
-        while self._hooks:  # the first batch is enough
-            self._hooks.pop().remove()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         shares: list[Any] = [self._batches]
@@ -78,13 +68,6 @@ class Evaluation(Callback):
         shown = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
         leave_figure(trainer, shown, self.run / "mistakes.png")
         leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
-        for writer in writers(trainer):
-            for label, name in enumerate(classes):
-                writer.add_pr_curve(f"test/{name}", labels == label, probabilities[:, label], trainer.global_step)
-            if self._embedded is not None:
-                pictures, _, truth = (part[: len(self._embedded)] for part in self._batches[0])
-                names = [classes[label] for label in truth]
-                writer.add_embedding(self._embedded, names, pictures[:, None] / 255, tag="last_hidden_layer")
 
     def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
         from sklearn.metrics import precision_recall_fscore_support

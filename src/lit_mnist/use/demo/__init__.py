@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lit_mnist.classifier import Classifier, read_checkpoint
-from lit_mnist.errors import fail, warn
+from lit_mnist.errors import fail, print_error
 from lit_mnist.runs.folder import find_checkpoint
 
 
@@ -36,7 +36,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     local = host in ("127.0.0.1", "::1", "localhost")
     app = application(classifier, str(checkpoint), f"trained on {images}", [name, "localhost"] if local else ["*"])
     if not local:
-        warn(f"--host {host}: all who can reach this machine can use the page")
+        print_error(f"--host {host}: all who can reach this machine can use the page", "warning")
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
     limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])
