@@ -211,8 +211,10 @@ def test_a_schedule_is_followed(
 def test_a_plateau_of_the_val_loss_lowers_the_learning_rate(digits: MNISTDataModule, quiet: Quiet) -> None:
     seen = Recorder()
     never = partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs", factor=0.1)
-    quiet(max_epochs=3, limit_train_batches=1, callbacks=[seen]).fit(small(lr_scheduler=never), digits)
+    trainer = quiet(max_epochs=3, limit_train_batches=1, callbacks=[seen])
+    trainer.fit(small(lr_scheduler=never), digits)
     assert seen.lrs == pytest.approx([1e-3, 1e-3, 1e-4])
+    assert trainer.lr_scheduler_configs[0].monitor == "val/loss"
 
 
 def test_one_cycle_takes_the_steps_of_the_fit(digits: MNISTDataModule, quiet: Quiet) -> None:

@@ -128,6 +128,12 @@ def test_a_continued_fit_equals_one_that_never_stopped(cli: Cli, tmp_path: Path)
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
 
 
+def test_a_schedule_that_was_planned_for_fewer_epochs_is_not_resumed(cli: Cli) -> None:
+    cli("fit", *QUICK, "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.01).worked()
+    done = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    done.refused("--model.lr_scheduler: OneCycleLR was planned for 72 steps, and this fit has 108")
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -239,6 +245,8 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
         ("fit --ckpt_path last", ["no run in lightning_logs"]),
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
         ("fit --trainer.accelerator abacus", ["--trainer", "abacus"]),
+        ("fit --data.dataset digits --model.network torch.nn.Linear --model.network.in_features 784"
+            " --model.network.out_features 10", ["--model.network: Linear does not take images (B, 28, 28)"]),
         ("fit --data.dataset digits --model.lr_scheduler OneCycleLR", ["--model.lr_scheduler", "max_lr"]),
         ("fit --data.dataset digits --model.lr_scheduler StepLR --model.lr_scheduler.step_size 0", ["--model.lr_sch"]),
         ("fit --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at least 1"]),

@@ -15,10 +15,15 @@ def test_its_channels_decide_how_many_parameters_it_has(channels: int, count: in
     assert sum(parameter.numel() for parameter in CNN(channels).parameters()) == count
 
 
-def test_it_gives_a_logit_for_each_class() -> None:
-    network = CNN()
-    assert network(torch.rand(3, 28, 28)).shape == (3, 10)
-    assert CNN(channels=2, num_classes=5)(torch.rand(1, 28, 28)).shape == (1, 5)
+def test_its_layers_halve_the_image_twice_and_drop_features_before_the_logits() -> None:
+    network, shapes = CNN(channels=4, dropout=0.3, num_classes=5), []
+    for layer in network.layers:
+        layer.register_forward_hook(lambda layer, _, out: shapes.append((type(layer).__name__, *out.shape[1:])))
+    assert network(torch.rand(3, 28, 28)).shape == (3, 5)
+    sizes = [(4, 14, 14), (4, 14, 14), (6, 7, 7), (6, 7, 7), (8, 7, 7)]
+    convolved = [(name, *size) for size in sizes for name in ("Conv2d", "BatchNorm2d", "ReLU")]
+    assert shapes == [*convolved, ("AdaptiveAvgPool2d", 8, 1, 1), ("Flatten", 8), ("Dropout", 8), ("Linear", 5)]
+    assert network.layers[-2].p == 0.3
 
 
 def test_in_evaluation_an_image_alone_gets_the_answer_that_it_gets_among_others() -> None:

@@ -42,8 +42,9 @@ def test_one_dropout_share_holds_for_all_hidden_layers() -> None:
 
 
 def test_batch_norm_stands_between_each_hidden_layer_and_its_activation() -> None:
-    kinds = [type(layer).__name__ for layer in MLP([8, 4], dropout=0.1, batch_norm=True).layers]
-    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+    network = MLP([8, 4], dropout=0.1, batch_norm=True)
+    assert kinds(network) == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert repr(network.layers[1]) == repr(nn.BatchNorm1d(8))
     assert sum(parameter.numel() for parameter in MLP(batch_norm=True).parameters()) == 235_146 + 2 * (256 + 128)
 
 

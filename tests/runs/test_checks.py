@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": nn.CrossEntropyLoss(reduction="none")},
         r"loss: CrossEntropyLoss gives \(4,\), not one number",
     ),
-    "form": ({"network": Form()}, r"network: Form does not take images \('B', 28, 28\)"),
+    "form": ({"network": Form()}, r"network: Form does not take images \(B, 28, 28\)"),
     "classes": ({"network": MLP([16], num_classes=9)}, r"network: it gives \(4, 9\), not logits \(4, 10\)"),
     "classes of a metric": (
         {"metrics": {"f1": MulticlassF1Score(9)}},

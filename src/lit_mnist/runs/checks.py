@@ -53,7 +53,10 @@ def check_schedules(trainer: L.Trainer) -> None:
 def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """A network that does not take the images, or gives what loss or metrics do not want."""
     network, loss, count = model.network, type(model.loss).__name__, model.hparams["num_classes"]
-    form, modes = ("B", *images.shape[1:]), [(module, module.training) for module in network.modules()]
+    form, modes = (
+        f"(B, {', '.join(map(str, images.shape[1:]))})",
+        [(module, module.training) for module in network.modules()],
+    )
     with torch.no_grad():
         name = f"network: {type(network).__name__} does not take images {form}"
         logits = tried(name, network.eval().forward, images).float()  # (4, 28, 28) -> (4, num_classes)

@@ -23,7 +23,7 @@ class Dashboard(Callback):
     def __init__(self, run: str | Path) -> None:
         self.run = Path(run).expanduser()
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in writers(trainer):
             example = torch.zeros(1, 28, 28, device=pl_module.device, dtype=pl_module.dtype)
             writer.add_graph(pl_module.network, example, verbose=False)
