@@ -1,5 +1,7 @@
 """RandomWarp: what it does to images, what it refuses, and that a fit with it can go on."""
 
+import math
+
 import pytest
 import torch
 from conftest import DIGITS, Cli
@@ -46,14 +48,22 @@ def test_a_shift_moves_by_so_many_pixels_at_most(images):
     assert 1 < moved.abs().max() <= 2.2
 
 
-def test_the_affine_map_is_a_rotation_where_only_that_is_asked_for(images):
+def test_the_affine_map_is_a_shear_then_a_rotation_a_scale_and_a_shift(images):
     torch.manual_seed(3)
-    changed = RandomWarp(**{**STILL, "rotation": 30.0})(images[:1])
+    changed = RandomWarp(rotation=30.0, shear=20.0, scale=0.3, shift=3.0)(images[:5])
     torch.manual_seed(3)
-    angle = torch.empty(6, 1).uniform_(-1, 1)[0] * torch.pi / 6
-    sin, cos, none = angle.sin(), angle.cos(), torch.zeros(1)
-    grid = F.affine_grid(torch.stack([cos, -sin, none, sin, cos, none]).view(1, 2, 3), [1, 1, 28, 28], False)
-    torch.testing.assert_close(changed, F.grid_sample(images[:1, None], grid, align_corners=False)[:, 0])
+    angle, shear, width, height, right, down = torch.empty(6, 5).uniform_(-1, 1)
+    angle, shear, one, none = angle * torch.pi / 6, shear * math.tan(math.radians(20)), torch.ones(5), torch.zeros(5)
+
+    def matrix(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        return torch.stack([a, b, c, d], dim=1).view(5, 2, 2)
+
+    sheared, turned = matrix(one, shear, none, one), matrix(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    scaled = matrix(1 / (1 + 0.3 * width), none, none, 1 / (1 + 0.3 * height))
+    shift = torch.stack([right, down], dim=1)[..., None] * 3 / 14  # 14 pixels are half an image
+    grid = F.affine_grid(torch.cat([scaled @ turned @ sheared, shift], dim=2), [5, 1, 28, 28], False)
+    expected = F.grid_sample(images[:5, None], grid, align_corners=False)[:, 0]
+    torch.testing.assert_close(changed, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("smoothness", [2.0, 4.0, 8.0])

@@ -2,15 +2,18 @@
 
 import csv
 import os
+import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from conftest import run_command
@@ -22,7 +25,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
 from lit_mnist.classifier import CheckpointError
-from lit_mnist.runs.callbacks import run_callbacks
+from lit_mnist.runs.callbacks import EpochSeed, run_callbacks
 from lit_mnist.runs.folder import find_checkpoint, new_run, read_metrics, run_of
 from lit_mnist.runs.history import DivergedError
 
@@ -178,6 +181,18 @@ def test_a_schedule_that_is_too_short_is_refused_at_the_start(planned: int, fit:
     with pytest.raises(ValueError, match=f"^lr_scheduler: OneCycleLR was planned for {planned} steps, .* has 180$"):
         fit(tmp_path / "run", 5, **short)
     assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_all_generators_follow_from_seed_epoch_and_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draws(seed: int, epoch: int, rank: int) -> set[float]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        EpochSeed().on_train_epoch_start(SimpleNamespace(current_epoch=epoch, global_rank=rank), None)
+        return {torch.rand(1).item(), random.random(), float(np.random.rand())}
+
+    first = draws(1, 2, 0)
+    assert draws(1, 2, 0) == first
+    for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
+        assert not first & draws(*other)
 
 
 def test_two_runs_that_start_at_once_get_two_folders(tmp_path: Path) -> None:
