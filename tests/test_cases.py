@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DIGITS, Cli
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_mnist import Classifier
 from lit_mnist.runs.folder import read_metrics
@@ -50,9 +51,9 @@ REFUSED = {
     "precision 7": "--trainer.precision",
     "limit_train_batches 1.5": "limit_train_batches",
     "logger CSVLogger": "--trainer.logger.save_dir is missing",
-    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/accuracy": "give it mode: max",
-    "callbacks+=ModelCheckpoint --trainer.callbacks.monitor train/accuracy": "give it mode: max",
-    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --trainer.callbacks.mode max": "give it mode: min",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/accuracy": "choose max",
+    "callbacks+=ModelCheckpoint --trainer.callbacks.monitor train/accuracy": "choose max",
+    "callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --trainer.callbacks.mode max": "choose min",
     "callbacks+=BackboneFinetuning": "BackboneFinetuning needs a model with a backbone",
     "devices 0": "--trainer",
     "strategy nonsense": "--trainer",
@@ -111,7 +112,10 @@ def test_an_own_checkpoint_belongs_to_its_run(cli: Cli) -> None:
     checkpoint = next(path for path in RUN.rglob("*.ckpt") if "epoch=0" in str(path))
     cli("test", "--ckpt_path", checkpoint).worked()
     assert (RUN / "test.json").exists()
+    cli("fit", "--ckpt_path", checkpoint).worked()
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+    events = EventAccumulator(str(RUN)).Reload()
+    assert [point.step for point in events.Scalars("train/loss")] == [35, 71], "the second epoch is logged once"
 
 
 def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,8 +150,6 @@ def test_a_slip_names_the_option_as_typed_and_what_was_meant(line: str, words: s
 
 
 def test_the_loss_by_step_is_logged_where_it_is_asked_for(cli: Cli) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     cli(*FIT, "--trainer.max_epochs", 2, "--trainer.log_every_n_steps", 10).worked()
     cli(*FIT, "--trainer.max_epochs", 1).worked()
     asked, other = (EventAccumulator(f"lightning_logs/version_{number}").Reload() for number in (0, 1))
@@ -158,8 +160,6 @@ def test_the_loss_by_step_is_logged_where_it_is_asked_for(cli: Cli) -> None:
 
 
 def test_the_loss_of_a_step_is_that_of_all_its_batches(cli: Cli) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     still = ("--model.optimizer.lr", 0, "--trainer.max_epochs", 1, "--trainer.log_every_n_steps", 3)
     cli(*FIT, *still, "--trainer.accumulate_grad_batches", 4).worked()
     points = EventAccumulator(str(RUN)).Reload().Scalars("train/loss_step")

@@ -79,7 +79,7 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
         "--trainer.max_steps 10",
         "--trainer.limit_train_batches 3",
         "--trainer.limit_train_batches 0.5",
-        "--trainer.overfit_batches 2",
+        "--trainer.overfit_batches 1",
         "--trainer.accumulate_grad_batches 2",
         "--trainer.gradient_clip_val 1",
         "--trainer.val_check_interval 0.5",

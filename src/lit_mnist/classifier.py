@@ -30,7 +30,7 @@ class CheckpointError(Exception):
 
 
 class ModelError(ValueError):
-    """A part does not fit the others; the message begins with the argument of `Classifier` that is wrong."""
+    """A part does not fit the others; the message begins with the argument of the model that is wrong."""
 
 
 class Classifier(L.LightningModule):
@@ -79,14 +79,14 @@ class Classifier(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
-        cls, checkpoint_path: str | Path, map_location: Any = None, *, strict: bool = True, **options: Any
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, strict: bool | None = None, **options: Any
     ) -> Self:
         """A classifier in evaluation mode from a checkpoint, which is read as data, or CheckpointError.
 
         Args:
             checkpoint_path: A checkpoint of a fit.
             map_location: Device of the classifier; None is the CPU.
-            strict: Whether all weights have to fit.
+            strict: Whether no weight may be missing or left over; None is True.
             options: Arguments of the class, such as `network` where the checkpoint's is none of `lit_mnist.networks`.
         """
         saved = read_checkpoint(checkpoint_path)
@@ -94,13 +94,13 @@ class Classifier(L.LightningModule):
         arguments = {"num_classes": hparams.get("num_classes", 10), "network": networks.build(hparams)}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):  # a subclass may create them
             arguments = {p.name: arguments[p.name] for p in accepted if p.name in arguments}
-        lightnings = ("hparams_file", "weights_only")  # arguments that change nothing here
-        arguments |= {name: value for name, value in options.items() if value is not None and name not in lightnings}
+        ignored = ("hparams_file", "weights_only")  # Lightning's, of no use here
+        arguments |= {name: value for name, value in options.items() if value is not None and name not in ignored}
         if arguments.get("network", cls) is None:
             why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
             raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=...")
         classifier = cls(**arguments)
-        classifier.load_network(saved, checkpoint_path, strict)
+        classifier.load_network(saved, checkpoint_path, strict is not False)
         classifier.classes = saved["classes"] or classifier.classes
         return classifier.eval().to(map_location or "cpu")
 
@@ -117,7 +117,7 @@ class Classifier(L.LightningModule):
         self.classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
 
     def on_fit_start(self) -> None:
-        if not self.training:  # since it was loaded; Lightning would keep that
+        if not self.training:  # as loaded; Lightning would leave it in evaluation mode
             self.train()
         if self.weights and not self.trainer.ckpt_path:  # which is given where a fit continues
             self.load_network(read_checkpoint(self.weights), self.weights)
@@ -165,7 +165,10 @@ class Classifier(L.LightningModule):
         try:
             super().lr_scheduler_step(scheduler, metric)
         except ZeroDivisionError as error:  # such as StepLR's of step_size 0
-            raise ModelError(f"lr_scheduler: {type(scheduler).__name__}: {error}") from error
+            name = type(scheduler).__name__
+            raise ModelError(
+                f"lr_scheduler: {name} divides by zero; give it a step_size or period of at least 1"
+            ) from error
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.forward(batch[0]).softmax(dim=1)  # (B, 28, 28) -> probabilities (B, num_classes)
@@ -178,7 +181,7 @@ class Classifier(L.LightningModule):
         given = {name: one.default for name, one in arguments.items()} | getattr(self.lr_scheduler, "keywords", {})
         if given.get("total_steps", 0) is None:
             if (steps := self.trainer.estimated_stepping_batches) == float("inf"):
-                raise ModelError("lr_scheduler: it needs total_steps, or a fit with --trainer.max_epochs or max_steps")
+                raise ModelError("lr_scheduler: it needs total_steps, --trainer.max_epochs or --trainer.max_steps")
             options["total_steps"], interval = int(steps), "step"
         scheduler = self.lr_scheduler(optimizer, **options)  # of which ReduceLROnPlateau alone looks at a metric
         schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
@@ -186,21 +189,21 @@ class Classifier(L.LightningModule):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint as Lightning saves it, checked and read as data: nothing that it names is imported, made or fetched.
+    """A checkpoint as Lightning saves it, checked and read as data: nothing that it names is imported.
 
     Of the data module's hyperparameters it gives the name of the data set and plain numbers.
     """
     try:
         file = Path(path).expanduser()
         if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
-            raise ValueError(f"{damaged} has another checksum")
+            raise ValueError(f"the checksum of {damaged} does not match")
         saved: dict[str, Any] = {"datamodule_hyper_parameters": {}, "classes": []}
         saved |= torch.load(file, map_location="cpu", weights_only=True)
         saved |= {name: kind(saved[name]) for name, kind in FORM.items()}
         with torch.device("meta"):  # without memory
             networks.build(saved["hyper_parameters"])
     except Exception as error:  # whatever torch makes of a file
-        raise CheckpointError(f"{path}: is no checkpoint of a fit, or damaged: {error}") from error
+        raise CheckpointError(f"{path}: is not a checkpoint of a fit, or is damaged: {error}") from error
     data = saved["datamodule_hyper_parameters"].items()
-    plain = {name: value for name, value in data if name == "dataset" or isinstance(value, int | float)}
+    plain = {name: value for name, value in data if isinstance(value, str if name == "dataset" else int | float)}
     return saved | {"datamodule_hyper_parameters": plain}

@@ -195,8 +195,8 @@ class CLI(LightningCLI):
         if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
             print("fast_dev_run passed: training and validation ran, and nothing is kept")
         if self.saved and self.saved["global_step"] == self.trainer.global_step and self.trainer.is_global_zero:
-            ended = f"--trainer.max_epochs ({self.trainer.max_epochs})"
-            ended += f" and --trainer.max_steps ({self.trainer.max_steps})" if self.trainer.max_steps != -1 else ""
+            limits = {name: getattr(self.trainer, name) for name in ("max_epochs", "max_steps")}
+            ended = " or ".join(f"--trainer.{name} ({value})" for name, value in limits.items() if value != -1)
             print(f"the fit had ended before; to resume it, raise {ended}")
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
@@ -216,7 +216,7 @@ class CLI(LightningCLI):
             higher = getattr(metrics.get(monitor), "higher_is_better", None)
             wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
             if wanted != getattr(callback, "mode", wanted):
-                fail(f"--trainer.callbacks: {kind} would take the worst {monitor} for the best; give it mode: {wanted}")
+                fail(f"--trainer.callbacks: {kind} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
             if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
                 fail(f"--trainer.callbacks: {kind} needs a model with a backbone")
             if isinstance(callback, stock.StochasticWeightAveraging):

@@ -76,7 +76,7 @@ def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Create a part, or say in one line what it refuses, such as "--model.network.dropout: 1.5 is not in [0, 1)".
 
-    A class of the user's own may have faults: of those only a ValueError is taken for a refusal.
+    In a class of the user's own only a ValueError is a refusal; other errors keep their traceback.
     """
     try:
         return part(*args, **kwargs)

@@ -13,7 +13,11 @@ from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import MNISTDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
-EXTRA = (stock.GradientAccumulationScheduler, stock.StochasticWeightAveraging, stock.WeightAveraging)  # beside these:
+EXTRA = (
+    stock.GradientAccumulationScheduler,
+    stock.StochasticWeightAveraging,
+    stock.WeightAveraging,
+)  # refused, as is a hook of:
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
 
@@ -34,7 +38,9 @@ class FastClassifier(Classifier):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.automatic_optimization = self.steps_per_execution == 1  # here, since Lightning checks before this
+        self.automatic_optimization = (
+            self.steps_per_execution == 1
+        )  # not in init, since Lightning checks it before setup
         if stage == "fit" and self.steps_per_execution > 1:
             if refused := self._refused():
                 raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
@@ -70,7 +76,7 @@ class FastClassifier(Classifier):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         created: Any = super().configure_optimizers()
-        if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # which wants a closure
+        if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # which needs a closure
             raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with LBFGS")
         return created  # type: ignore[no-any-return]
 

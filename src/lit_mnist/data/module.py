@@ -19,7 +19,7 @@ CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST\'s labels and images
 
 
 class DataError(ValueError):
-    """The data are missing, damaged or of another form than an argument asks for; the message says what to do."""
+    """The data are missing, damaged or of another form, or do not fit an argument; the message says which."""
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -27,7 +27,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     Raises:
         ValueError: An argument lies outside its range; the message begins with its name.
-        DataError: The files are missing or damaged, or `load` gives images or labels of another form.
+        DataError: The files are missing or damaged, `load` gives another form, or an argument does not fit the data.
 
     Args:
         dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
@@ -48,6 +48,8 @@ class MNISTDataModule(L.LightningDataModule):
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if dataset not in (names := (*SETS, "digits")):  # such as that of a checkpoint
+            raise DataError(f"dataset: {dataset} is not one of {', '.join(names)}")
         for name, value in (("val_size", val_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is not at least 1")
@@ -103,7 +105,7 @@ class MNISTDataModule(L.LightningDataModule):
         images, labels = self.load(split)
         what, form = f"load({split!r}) gives", tuple(images.shape)
         if images.dtype != torch.uint8 or len(form) not in (3, 4):
-            raise DataError(f"{what} images of {images.dtype} {form}, not of torch.uint8 (N, 28, 28) in 0..255")
+            raise DataError(f"{what} images of {images.dtype} {form}, not of torch.uint8 (N, H, W) or (N, C, H, W)")
         if labels.dtype != torch.int64 or labels.shape != form[:1]:
             raise DataError(f"{what} labels of {labels.dtype} {tuple(labels.shape)}, not of torch.int64 {form[:1]}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:

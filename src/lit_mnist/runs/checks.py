@@ -1,4 +1,4 @@
-"""Checks before the first step of a fit: parts that would fail later, or train something else without a word."""
+"""Checks before the first step of a fit: parts that would fail later, or silently train something else."""
 
 import copy
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class FitCheck(Callback):
         check_schedules(trainer)
         slow = pl_module.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
         if slow and trainer.precision.startswith("bf16"):
-            text = f"--trainer.precision {trainer.precision}: this processor has no bfloat16; 32-true is faster"
-            print_error(text, "warning")
+            why = "this processor may have no bfloat16; 32-true may be faster"
+            print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         if isinstance(pl_module, Classifier):
             loader: Any = trainer.train_dataloader
             images, labels = trainer.strategy.batch_to_device(next(iter(loader)))  # (B, 28, 28) in [0, 1], (B,)
@@ -36,40 +36,38 @@ class FitCheck(Callback):
 
 
 def check_schedules(trainer: L.Trainer) -> None:
-    """A schedule that ends before the fit, or looks for the worst epoch."""
+    """Refuse a schedule that ends before the fit or prefers the worst epoch."""
     for config in trainer.lr_scheduler_configs:
         schedule, name = config.scheduler, type(config.scheduler).__name__
         steps = trainer.estimated_stepping_batches if config.interval == "step" else trainer.max_epochs or -1
         planned = getattr(schedule, "total_steps", None)  # of OneCycleLR, which would fail in the middle of the fit
         if planned is not None and planned < steps:
-            raise ModelError(f"lr_scheduler: {name} was planned for {planned} steps, and this fit has {steps:.0f}")
+            end = f"{planned} {config.interval}s"
+            raise ModelError(f"lr_scheduler: {name} was planned for {end}, and this fit has {steps:.0f}")
         if isinstance(schedule, CosineAnnealingLR) and schedule.T_max < steps:
-            text = f"--model.lr_scheduler.T_max: after {schedule.T_max} of {steps} {config.interval}s lr rises again"
-            print_error(text, "warning")
+            when = f"after {schedule.T_max} of {steps} {config.interval}s"
+            print_error(f"--model.lr_scheduler.T_max: lr rises again {when}; take {steps}", "warning")
         if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
-            raise ModelError("lr_scheduler.mode: max would wait for the highest val/loss; choose min")
+            raise ModelError("lr_scheduler.mode: max takes a higher val/loss for a better one; choose min")
 
 
 def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
-    """A network that does not take the images, or gives what loss or metrics do not want."""
+    """Refuse a network that does not take the images, or whose output does not suit loss or metrics."""
     network, loss, count = model.network, type(model.loss).__name__, model.hparams["num_classes"]
-    form, modes = (
-        f"(B, {', '.join(map(str, images.shape[1:]))})",
-        [(module, module.training) for module in network.modules()],
-    )
+    modes = [(module, module.training) for module in network.modules()]
+    name = f"network: {type(network).__name__} does not take images (B, {', '.join(map(str, images.shape[1:]))})"
     with torch.no_grad():
-        name = f"network: {type(network).__name__} does not take images {form}"
         logits = tried(name, network.eval().forward, images).float()  # (4, 28, 28) -> (4, num_classes)
     for module, mode in modes:
         module.training = mode
     if logits.shape != (len(images), count):
         raise ModelError(f"network: it gives {tuple(logits.shape)}, not logits {(len(images), count)}")
     if count > 1 and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
-        raise ModelError("network: it gives probabilities, but the loss wants logits; leave out the softmax")
+        raise ModelError("network: it gives probabilities, not logits; leave out the softmax")
     if (form := tried(f"loss: {loss}", model.loss, logits, labels).shape).numel() != 1:
         raise ModelError(f"loss: {loss} gives {tuple(form)}, not one number")
     if isinstance(model.loss, nn.NLLLoss) and logits.logsumexp(1).abs().max() > 0.01:
-        raise ModelError("loss: NLLLoss wants log-probabilities, but the network gives logits; take CrossEntropyLoss")
+        raise ModelError("loss: NLLLoss needs log-probabilities, but the network gives logits; take CrossEntropyLoss")
     noise = torch.randn(2 * count, count, generator=torch.Generator().manual_seed(0))  # of every class
     for name, metric in model.train_metrics.items(keep_base=True):
         value = tried(f"metrics: {name}", metric.clone().cpu(), noise, torch.arange(2 * count) % count)
@@ -86,9 +84,10 @@ def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
 
 
 def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devices: int) -> None:
-    """A batch that leaves a device one image, which batch norm cannot normalise."""
+    """Refuse a batch that leaves a device one image, which batch norm cannot normalise."""
     if any(1 <= count < 2 * devices for count in (size, rest)):
         try:
             copy.deepcopy(network).train().forward(image)
         except ValueError as error:
-            raise DataError(f"batch_size: {size} leaves a batch of one image, and batch norm takes two") from error
+            why = "leaves a batch of one image, but batch norm needs two or more; choose another"
+            raise DataError(f"batch_size: {size} {why}") from error

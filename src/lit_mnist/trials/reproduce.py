@@ -41,7 +41,7 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
 
     files = {Path(config).stem: Path(config).expanduser() for config in configs}
     if len(files) < len(set(configs)):
-        fail(f"{' '.join(configs)}: two configs have the same name, which names their results")
+        fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
     if seeds < 2:
         fail(f"--seeds: {seeds} is not at least 2")
     layers = [Path(layer).expanduser()] if layer else []
@@ -72,7 +72,7 @@ def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
     run, asked = root / LOGS / "version_0", json.dumps([yaml.safe_load(config.read_text()) for config in configs])
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file() and (not (root / "configs.json").is_file() or (root / "configs.json").read_text() != asked):
-        fail(f"{root}: it was made with other configs than {' '.join(map(str, configs))}; choose another --output")
+        fail(f"--output: {root} is not of {' '.join(map(str, configs))} as they are now; choose another folder")
     if (run / "test.json").is_file():
         return run
     quiet = ["--trainer.default_root_dir", str(root), "--figures", "false"]

@@ -23,7 +23,7 @@ Pixels = NDArray[np.float32]
 def prepare(image: Image.Image) -> Tensor:
     """Make an image what MNIST's are: the drawing in a box of 20x20, its centre of mass in the middle of 28x28.
 
-    An image of 28x28 that is light on dark already is only made grey. An ImageError says that nothing is drawn on it.
+    An image that `is_mnists` accepts is only made grey and, if faint, brighter. ImageError: nothing is drawn on it.
 
     Args:
         image: In mode L, RGB, RGBA or F, dark on light or light on dark; what is transparent counts as ground.
@@ -41,7 +41,7 @@ def prepare(image: Image.Image) -> Tensor:
 
 
 def is_mnists(pixels: Pixels) -> bool:
-    """Whether a 28x28 image is light on dark and either fills 20 pixels, centred by mass, or more, as clothes do."""
+    """Whether a 28x28 image is light on dark, and at least 18 pixels long and centred by mass, or over 20 long."""
     edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
     spans = [np.ptp(np.flatnonzero((pixels > 32).any(axis))) + 1 for axis in (0, 1)]
     off = max(abs(centre - SIDE / 2) for centre in ndimage.center_of_mass(pixels))
@@ -107,7 +107,7 @@ def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
     grounds, _ = ndimage.label(~strokes)
     outside = ndimage.binary_dilation(grounds == grounds[0, 0], np.ones((3, 3)))
     framed = sizes.copy()
-    framed[parts[outside]] = 0  # what ground around all touches is in no frame
+    framed[parts[outside]] = 0  # a part that touches the outer ground is not inside a frame
     inner = sizes.copy()
     inner[np.concatenate([parts[[1, -2]].ravel(), parts[:, [1, -2]].ravel()])] = 0
     if spans[framed > 0].max(initial=0) >= 0.2 * spans.max():

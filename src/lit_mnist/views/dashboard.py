@@ -57,11 +57,11 @@ class StepLoss(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
-        self.losses: list[torch.Tensor] = []  # of the batches of a step, since the last one
+        self.losses: list[torch.Tensor] = []  # of the batches since the last step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)  # by which Lightning has divided it
-        if trainer.global_step > self.step:  # all batches of a step are there
+        if trainer.global_step > self.step:  # the step is complete
             loss, self.step, self.losses = torch.stack(self.losses).mean(), trainer.global_step, []
             if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 for logger in trainer.loggers:

@@ -27,7 +27,7 @@ class Evaluation(Callback):
 
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
         self.run, self.draw = Path(run).expanduser(), draw
-        self.tested = tested  # the name of the checkpoint, and of which epoch and global step it is
+        self.tested = tested  # name, epoch and global step of the checkpoint
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # (B, 28, 28) uint8, (B, C) probabilities, (B,) labels
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -65,10 +65,9 @@ def report(runs: list[str], output: str = "report.html") -> None:
 
 def find_runs(folder: Path) -> list[Path]:
     """A run folder itself, or all runs below a folder, version_2 before version_10."""
+    # Lightning's CSVLogger has a column "step"
     heads = {path: path.read_bytes().partition(b"\n")[0].split(b",") for path in folder.rglob("metrics.csv")}
-    runs = [
-        path.parent.resolve() for path, head in heads.items() if b"step" not in head
-    ]  # as in Lightning's CSVLogger's
+    runs = [path.parent.resolve() for path, head in heads.items() if b"step" not in head]
     if not runs:
         fail(f"{folder}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
     return sorted(runs, key=lambda run: re.sub(r"\d+", lambda digits: digits[0].zfill(9), str(run)))
