@@ -51,16 +51,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "smoothing": ({"loss": nn.CrossEntropyLoss(label_smoothing=7)}, "loss: CrossEntropyLoss: label_smoothing must be"),
     "no mean": (
         {"loss": nn.CrossEntropyLoss(reduction="none")},
-        r"loss: CrossEntropyLoss gives \(4,\), not one number",
+        r"loss: CrossEntropyLoss gives \(32,\), not one number",
     ),
     "form": ({"network": Form()}, r"network: Form does not take images \(B, 28, 28\)"),
-    "classes": ({"network": MLP([16], num_classes=9)}, r"network: it gives \(4, 9\), not logits \(4, 10\)"),
+    "classes": ({"network": MLP([16], num_classes=9)}, r"network: it gives \(32, 9\), not logits \(32, 10\)"),
     "classes of a metric": (
         {"metrics": {"f1": MulticlassF1Score(9)}},
         "metrics: f1: If `preds` have",
     ),
-    "many numbers": ({"metrics": {"f1": MulticlassF1Score(10, average=None)}}, "metrics: f1 is not one number"),
-    "a matrix": ({"metrics": {"cm": MulticlassConfusionMatrix(10)}}, "metrics: cm is not one number"),
+    "many numbers": (
+        {"metrics": {"f1": MulticlassF1Score(10, average=None)}},
+        "metrics: f1 does not give a tensor of one number",
+    ),
+    "a matrix": (
+        {"metrics": {"cm": MulticlassConfusionMatrix(10)}},
+        "metrics: cm does not give a tensor of one number",
+    ),
     "worst": ({"lr_scheduler": partial(ReduceLROnPlateau, mode="max")}, "lr_scheduler.mode: max takes"),
 }
 
@@ -75,6 +81,15 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name: str, fit: Call
 def test_what_fits_is_taken(fit: Callable[..., None]) -> None:
     fit(nn.Sequential(MLP([16]), nn.LogSoftmax(1)), loss=nn.NLLLoss())
     fit(CNN(2), metrics={"f1": MulticlassF1Score(10)}, lr_scheduler=ReduceLROnPlateau)
+    for precision in ("64-true", "bf16-true", "bf16-mixed"):
+        fit(loss=nn.CrossEntropyLoss(weight=torch.ones(10)), precision=precision)
+    hooked = Form()
+    hooked.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, None],))
+    fit(hooked)
+    constant = MLP([16])
+    nn.init.zeros_(constant.layers[-1].weight)
+    nn.init.constant_(constant.layers[-1].bias, 0.1)
+    fit(constant)
 
 
 @pytest.mark.filterwarnings("ignore:Found 1 module")  # a frozen layer is meant
@@ -90,6 +105,7 @@ def test_the_checks_change_neither_weights_nor_modes(digits: MNISTDataModule, qu
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Found 1 module")  # a frozen layer is meant
 def test_a_batch_of_one_image_is_refused_where_batch_norm_would_fail(fit: Callable[..., None]) -> None:
     whole = {"limit_train_batches": 1.0}  # 1,151 = 23 * 50 + 1 images
     with pytest.raises(DataError, match=r"^batch_size: 50 leaves a batch of one image"):
@@ -97,6 +113,9 @@ def test_a_batch_of_one_image_is_refused_where_batch_norm_would_fail(fit: Callab
     fit(MLP([16]), size=50, **whole)
     fit(CNN(2), size=50, **whole)
     fit(MLP([16], batch_norm=True), size=50, limit_train_batches=3)
+    frozen = MLP([16], batch_norm=True)
+    frozen.layers[1].eval()
+    fit(frozen, size=50, **whole)
 
 
 def test_a_schedule_that_ends_before_the_fit_gets_a_line(

@@ -78,6 +78,12 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
     first = ("reproduce", configs[0], "--seeds", 2, "--output", "out")
     cli(*first).worked()
     cli(*first).worked()
+    configs[0].write_text(
+        "# the same in another order\n" + yaml.safe_dump(dict(reversed(SHORT.items())), sort_keys=False)
+    )
+    cli(*first).worked()
+    configs[0].write_text("data: [1,")
+    cli(*first).refused("first.yaml")
     configs[0].write_text(yaml.safe_dump(SHORT | {"model": {"optimizer": {"init_args": {"lr": 0.5}}}}))
     cli(*first).refused("--output", "first/seed_0 is not of")
     configs[0].write_text(yaml.safe_dump(SHORT))

@@ -25,13 +25,14 @@ class FitCheck(Callback):
         if slow and trainer.precision.startswith("bf16"):
             why = "this processor may have no bfloat16; 32-true may be faster"
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
-        if isinstance(pl_module, Classifier):
-            loader: Any = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
+        if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may give its batches once
             images, labels = trainer.strategy.batch_to_device(next(iter(loader)))  # (B, 28, 28) in [0, 1], (B,)
             if len(labels):  # a device may have no share of a small data set
-                check_model(pl_module, images[:4], labels[:4])
-            if isinstance(loader, BatchLoader) and trainer.num_training_batches == len(loader):
-                size = trainer.datamodule.hparams["batch_size"]  # type: ignore[attr-defined]
+                with trainer.precision_plugin.train_step_context(), torch.no_grad():
+                    check_model(pl_module, images, labels)
+            if trainer.num_training_batches == len(loader) and trainer.max_steps == -1:
+                size = loader.batch_size // getattr(pl_module, "steps_per_execution", 1)
                 check_batches(pl_module.network, images[:1], size, len(loader.labels) % size, trainer.world_size)
 
 
@@ -56,13 +57,14 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     network, loss, count = model.network, type(model.loss).__name__, model.hparams["num_classes"]
     modes = [(module, module.training) for module in network.modules()]
     name = f"network: {type(network).__name__} does not take images (B, {', '.join(map(str, images.shape[1:]))})"
-    with torch.no_grad():
-        logits = tried(name, network.eval().forward, images).float()  # (4, 28, 28) -> (4, num_classes)
+    network.eval()
+    logits = tried(name, model, images)  # (B, 28, 28) -> (B, num_classes)
     for module, mode in modes:
         module.training = mode
     if logits.shape != (len(images), count):
         raise ModelError(f"network: it gives {tuple(logits.shape)}, not logits {(len(images), count)}")
-    if count > 1 and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
+    differ = (logits != logits[0]).any()  # constant ones may add up to 1 by chance
+    if count > 1 and differ and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
         raise ModelError("network: it gives probabilities, not logits; leave out the softmax")
     if (form := tried(f"loss: {loss}", model.loss, logits, labels).shape).numel() != 1:
         raise ModelError(f"loss: {loss} gives {tuple(form)}, not one number")
@@ -72,7 +74,7 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     for name, metric in model.train_metrics.items(keep_base=True):
         value = tried(f"metrics: {name}", metric.clone().cpu(), noise, torch.arange(2 * count) % count)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ModelError(f"metrics: {name} is not one number; average it over the classes")
+            raise ModelError(f"metrics: {name} does not give a tensor of one number; average it over the classes")
 
 
 def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
@@ -87,7 +89,7 @@ def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devic
     """Refuse a batch that leaves a device one image, which batch norm cannot normalise."""
     if any(1 <= count < 2 * devices for count in (size, rest)):
         try:
-            copy.deepcopy(network).train().forward(image)
+            copy.deepcopy(network)(image)
         except ValueError as error:
             why = "leaves a batch of one image, but batch norm needs two or more; choose another"
             raise DataError(f"batch_size: {size} {why}") from error

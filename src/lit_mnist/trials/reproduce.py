@@ -69,7 +69,11 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
 
 def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
     """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
-    run, asked = root / LOGS / "version_0", json.dumps([yaml.safe_load(config.read_text()) for config in configs])
+    run = root / LOGS / "version_0"
+    try:
+        asked = json.dumps([yaml.safe_load(config.read_text()) for config in configs], sort_keys=True)
+    except yaml.YAMLError as error:
+        fail(f"{' '.join(map(str, configs))}: {error}")
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file() and (not (root / "configs.json").is_file() or (root / "configs.json").read_text() != asked):
         fail(f"--output: {root} is not of {' '.join(map(str, configs))} as they are now; choose another folder")
