@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -37,6 +38,9 @@ def model(digits: MNISTDataModule, quiet: Quiet) -> Classifier:
     """A classifier that makes mistakes."""
     model = Classifier(MLP([16]), metrics={"f1": MulticlassF1Score(10)})
     quiet(max_epochs=2).fit(model, digits)
+    with torch.no_grad():
+        for parameter in model.network.layers[-1].parameters():
+            parameter *= 3  # too sure in some bins, not sure enough in others
     return model.eval()
 
 
@@ -55,8 +59,12 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     assert (truth != wrong).all()
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
     assert sure[0] == pytest.approx(highest[answers != labels].max().item(), abs=1e-6)
-    first = (images == shown[0]).all(dim=(1, 2)).nonzero()[0, 0]
-    assert (labels[first], answers[first]) == (truth[0], wrong[0])
+    assert len(shown) == min(36, int((answers != labels).sum())) == 36
+    places = [int((images == image).all(dim=(1, 2)).nonzero()[0, 0]) for image in shown]  # to the pixel
+    assert (labels[places].tolist(), answers[places].tolist()) == (truth.tolist(), wrong.tolist())
+    bins = (highest * 15).long().clamp(max=14)
+    gaps = [(highest - (answers == labels).float())[bins == number].sum().abs().item() for number in range(15)]
+    assert drawn["calibration"][2] == pytest.approx(sum(gaps) / len(labels), abs=1e-5)
     content = json.loads((tmp_path / "test.json").read_text())
     accuracy = (answers == labels).float().mean().item()
     f1 = MulticlassF1Score(10)(probabilities, labels).item()
