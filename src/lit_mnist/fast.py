@@ -13,11 +13,8 @@ from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import MNISTDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
-EXTRA = (
-    stock.GradientAccumulationScheduler,
-    stock.StochasticWeightAveraging,
-    stock.WeightAveraging,
-)  # refused, as is a hook of:
+# Callbacks that are refused, as is every one with a hook of EACH_STEP
+EXTRA = (stock.GradientAccumulationScheduler, stock.StochasticWeightAveraging, stock.WeightAveraging)
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
 
@@ -38,9 +35,7 @@ class FastClassifier(Classifier):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.automatic_optimization = (
-            self.steps_per_execution == 1
-        )  # not in init, since Lightning checks it before setup
+        self.automatic_optimization = self.steps_per_execution == 1  # Lightning checks it before setup
         if stage == "fit" and self.steps_per_execution > 1:
             if refused := self._refused():
                 raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
