@@ -344,6 +344,14 @@ def framed(digit: Digit, shape: str, side: int, margin: int) -> Image.Image:
     return image
 
 
+def on_two_papers(digit: Digit) -> Image.Image:
+    """Dark on light, where a third of the page is lighter still: most pixels that stand out are of that paper."""
+    page = np.full((200, 200), 190, np.float32)
+    page[:60] += 30
+    page[70:190, 40:160] -= np.asarray(Image.fromarray(digit).resize((120, 120)), np.float32) * (120 / 255)
+    return Image.fromarray(page.astype(np.uint8))
+
+
 def floats(scale: float, shift: float) -> Callable[[Digit], Image.Image]:
     return lambda digit: Image.fromarray((digit / 255 * scale + shift).astype(np.float32))
 
@@ -354,6 +362,8 @@ ODD: dict[str, Callable[[Digit], Image.Image]] = {
     "small and faint": lambda digit: placed(digit, 14, 7, 0.3),
     "in a corner": lambda digit: placed(digit, 14, 0),
     "off centre": lambda digit: placed(digit, 20, 8),
+    "a little off centre": lambda digit: placed(digit, 18, 3),
+    "on two papers": on_two_papers,
     "0 to 16": floats(16, 0),
     "standardised": floats(3.24, -0.42),
     "-1 to 1": floats(2, -1),
