@@ -94,3 +94,21 @@ def test_a_fit_with_warped_images_continued_from_an_epoch_equals_one_that_never_
     whole, first, second, plain = fit("a", 2, *warp), fit("b", 1, *warp), fit("b", 2), fit("c", 2)
     assert all(torch.equal(whole[name], second[name]) for name in whole)
     assert not any(torch.equal(whole[name], other[name]) for name in whole for other in (first, plain))
+
+
+def test_images_of_any_size_are_turned_without_distortion() -> None:
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(20.0) - 9.5, torch.arange(40.0) - 19.5, indexing="ij")
+    disk = (8 - (x**2 + y**2).sqrt()).clip(0, 1).expand(16, 20, 40)
+    turned = RandomWarp(**{**STILL, "rotation": 90.0})(disk)
+    assert (turned - disk).abs().max() < 0.25  # an ellipse would differ by 1
+    bent = RandomWarp(**STILL | {"elastic": 1.5})(disk)
+    assert (bent.shape, bool((bent - disk).abs().max() > 0.5)) == (disk.shape, True)
+
+
+def test_the_planes_of_a_colour_image_are_warped_alike(images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    warped = RandomWarp(elastic=1.0)(images[:, None].expand(-1, 3, -1, -1))
+    torch.manual_seed(0)
+    expected = RandomWarp(elastic=1.0)(images)
+    assert all(torch.equal(warped[:, plane], expected) for plane in range(3))

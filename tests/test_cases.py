@@ -140,8 +140,10 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
         ("fit --model.network.hidden_sizes 512,256", "Expected a list such as [1, 2]. Got value: 512,256"),
         ("fit --model.metrics {f1:MulticlassF1Score}", "--model.metrics"),
         ("fit --model.metrics={'f1':'MulticlassF1Score'}", "give it by {class_path: ..., init_args: {num_classes: ..."),
-        ("fit --model.loss CrossEntropyLoss --model.loss.weight={'class_path':'torch.Tensor','init_args':{'data':[1]}}",
-            "--model.loss.weight.data: there is no such option"),
+        ("fit --model.loss CrossEntropyLoss --model.loss.weight x", "--model.loss.weight: Not of type Tensor"),
+        ("fit --data ImageFolderDataModule --data.sise 3", "did you mean --data.size?"),
+        ("fit --data Halves", "--data: there is no class Halves; one of your own is named by its import path"),
+        ("fit --model my_model.Nothing", "--model: No module named 'my_model'"),
         ("predict", "images: at least one is missing"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import DIGITS, ROOT, Cli, run_command
+from conftest import DIGITS, ROOT, Cli
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_mnist.runs.folder import read_metrics
@@ -83,7 +83,7 @@ def test_the_config_of_a_fit_gives_the_same_weights(printed: bool, cli: Cli, tmp
     config = tmp_path / "lightning_logs/version_0/config.yaml"
     if printed:
         (config := tmp_path / "printed.yaml").write_text(text)
-    assert yaml.safe_load(text)["model"]["optimizer"]["class_path"] == "torch.optim.Adam"
+    assert yaml.safe_load(text)["model"]["init_args"]["optimizer"]["class_path"] == "torch.optim.Adam"
     defaults = yaml.safe_load(cli("fit", "--print_config").out)["trainer"]
     assert (defaults["max_epochs"], defaults["num_sanity_val_steps"]) == (10, 0)
     cli("fit", "--config", config).worked()
@@ -112,7 +112,8 @@ def test_a_test_of_other_images_is_no_result_of_the_run(cli: Cli, own_run: Path,
 
 def test_the_newest_run_without_a_best_checkpoint_has_its_last_tested(cli: Cli, tmp_path: Path) -> None:
     fit = cli("fit", *QUICK, "--trainer.limit_val_batches", 0).worked()
-    assert printed_test(fit.out)[-1].endswith("last.ckpt")
+    cli(*printed_test(fit.out)).worked()
+    assert "last.ckpt" in (tmp_path / "lightning_logs/version_0/test.json").read_text()
     done = cli("test").worked()
     assert "version_0 has no best.ckpt, since nothing was validated" in done.out
     assert json.loads((tmp_path / "lightning_logs/version_0/test.json").read_text())["checkpoint"].endswith("last.ckpt")
@@ -194,36 +195,120 @@ class Net(nn.Module):
 """
 
 
-def test_a_network_of_ones_own_is_named_by_its_import_path(cli: Cli, tmp_path: Path, photo: Path) -> None:
+def test_a_run_knows_its_network_and_a_checkpoint_by_its_path_is_data(cli: Cli, tmp_path: Path, photo: Path) -> None:
     (tmp_path / "own_network.py").write_text(OWN)
     network = ("--model.network", "own_network.Net", "--model.network.width", 5)
     fit = cli("fit", *DIGITS, "--trainer.max_epochs", 1, *network).worked()
+    for command in ("test", "validate", f"predict {photo}", "export"):
+        cli(*command.split()).worked()
     cli(*printed_test(fit.out)).worked()
-    cli("validate", *network).worked()
-    cli("test").refused("own_network.Net", "--model.network own_network.Net")
-    cli("predict", photo).refused("own_network.Net", "--network own_network.Net")
-    cli("predict", photo, "--network", "own_network.Net", "--network.width", 5).worked()
-    cli("export", "--network", "own_network.Net", "--network.width", 5).worked()
+    path = tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt"
+    (tmp_path / "own_network.py").write_text("raise SystemExit('imported')")
+    sys.modules.pop("own_network")
+    for command in ("test", "validate"):
+        cli(command, "--ckpt_path", path).refused("own_network.Net", "--model.network own_network.Net")
+    for command in (f"predict {photo}", "export"):
+        cli(*command.split(), "--ckpt_path", path).refused("own_network.Net", "--network own_network.Net")
+    (tmp_path / "own_network.py").write_text(OWN)
+    own = ("--network", "own_network.Net", "--network.width", 5)
+    cli("test", "--ckpt_path", path, *network).worked()
+    cli("predict", photo, "--ckpt_path", path, *own).worked()
+    cli("export", "--ckpt_path", path, *own).worked()
 
 
-def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
-    (tmp_path / "my_project.py").write_text(
-        "from lit_mnist import MNISTDataModule\n"
-        "from lit_mnist.__main__ import main\n\n\n"
-        "class Inverted(MNISTDataModule):\n"
-        "    def load(self, split):\n"
-        "        images, labels = super().load(split)\n"
-        "        return 255 - images, labels\n\n\n"
-        'if __name__ == "__main__":\n'
-        "    main(data=Inverted)\n"
-    )
-    fit = run_command(
-        sys.executable, "my_project.py", *["fit", "--data.dataset", "digits", "--trainer.max_epochs", "1"], cwd=tmp_path
-    )
-    assert fit.returncode == 0, fit.stderr
-    assert "python my_project.py test" in fit.stdout
-    test = run_command(sys.executable, "my_project.py", *printed_test(fit.stdout), cwd=tmp_path)
-    assert test.returncode == 0, test.stderr
+OWN_DATA = """
+from lit_mnist import MNISTDataModule
+class Inverted(MNISTDataModule):
+    def __init__(self, level: int = 255, **kwargs):
+        super().__init__(**kwargs)
+        self.level = level
+    def load(self, split):
+        images, labels = super().load(split)
+        return self.level - images, labels
+"""
+
+
+def test_data_of_ones_own_is_named_by_its_import_path(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    data = ("--data", "own_data.Inverted", "--data.level", 254)
+    cli("fit", *data, *QUICK, "--data.batch_size", 64).worked()
+    cli("test").worked()
+    run = tmp_path / "lightning_logs/version_0"
+    assert json.loads((run / "test.json").read_text())["dataset"] == "Inverted"
+    path = run / "checkpoints/best.ckpt"
+    cli("test", "--ckpt_path", path).refused("it was trained on Inverted; name these images by --data")
+    cli("test", "--ckpt_path", path, *data[:2], "--data.dataset", "digits").worked()
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+
+
+def test_a_class_in_a_config_keeps_what_the_config_below_it_says(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text("model: {network: {class_path: MLP, init_args: {dropout: 0.25}}}")
+    (tmp_path / "above.yaml").write_text("model: {class_path: FastClassifier, init_args: {steps_per_execution: 5}}")
+    cli("fit", "--config", "below.yaml", "--config", "above.yaml", *QUICK).worked()
+    model = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())["model"]
+    assert model["class_path"] == "lit_mnist.fast.FastClassifier"
+    assert model["init_args"]["network"]["init_args"]["dropout"] == 0.25
+    assert model["init_args"]["steps_per_execution"] == 5
+
+
+AUTOENCODER = """
+import lightning as L
+import torch
+class Autoencoder(L.LightningModule):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.Linear(width, 784))
+    def training_step(self, batch, batch_idx, stage="train"):
+        images = batch[0].flatten(1)
+        loss = torch.nn.functional.mse_loss(self.layers(images), images)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True)
+        return loss
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx, "val")
+    def test_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx, "test")
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+"""
+
+
+def test_another_lightning_module_fits_tests_and_resumes_as_if_never_stopped(
+    cli: Cli, tmp_path: Path, photo: Path
+) -> None:
+    (tmp_path / "own_model.py").write_text(AUTOENCODER)
+    fit = ("fit", *DIGITS, "--model", "own_model.Autoencoder", "--model.width", 3)
+    cli(*fit, "--trainer.max_epochs", 3).worked()
+    cli(*fit, "--trainer.max_epochs", 2).worked()
+    cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3).worked()
+    assert same(state(tmp_path), state(tmp_path, number=1))
+    runs = [tmp_path / f"lightning_logs/version_{number}" for number in (0, 1)]
+    rows, resumed = ([{**row, "seconds": 0} for row in read_metrics(run)] for run in runs)
+    assert rows == resumed
+    assert rows[0].keys() == {"epoch", "train/loss", "val/loss", "lr", "seconds"}
+    cli("test").worked()
+    assert json.loads((runs[1] / "test.json").read_text()).keys() >= {"loss", "dataset", "checkpoint"}
+    cli("report", "lightning_logs").worked()
+    cli("predict", photo).refused("Autoencoder, is not a Classifier")
+    cli(*fit, "--best", "val/score").refused("--best: val/score is not a metric of which the best value is known")
+
+
+def test_best_ckpt_has_the_best_value_of_any_metric(cli: Cli, tmp_path: Path) -> None:
+    f1 = "{f1: {class_path: torchmetrics.classification.MulticlassF1Score, init_args: {num_classes: 10}}}"
+    cli("fit", *QUICK, "--best", "val/f1", "--model.metrics", f1, "--model.optimizer.lr", 0.5).worked()
+    saved = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)
+    rows = read_metrics(tmp_path / "lightning_logs/version_0")
+    assert saved["epoch"] + 1 == max(rows, key=lambda row: row["val/f1"])["epoch"]
+    cli("fit", *QUICK, "--best", "val/f2").refused("--best: val/f2 is not a metric of which the best value is known")
+    cli("fit", *QUICK, "--ckpt_path", "last", "--best", "val/accuracy").refused("--best: val/accuracy contradicts")
+
+
+def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Path) -> None:
+    weights = [1, 1, 1, 1, 1, 1, 1, 1, 1, 8]
+    cli("fit", *QUICK, "--model.loss", "CrossEntropyLoss", "--model.loss.weight", weights).worked()
+    assert state(tmp_path)["loss.weight"].tolist() == weights
+    cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3).worked()
+    cli("test").worked()
+    cli("fit", *QUICK, "--model.loss", "CrossEntropyLoss", "--model.loss.weight", [1, 2]).refused("--model.loss")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +336,7 @@ def test_a_project_of_ones_own_is_a_few_lines(tmp_path: Path) -> None:
             " --model.network.out_features 10", ["--model.network: Linear does not take images (B, 28, 28)"]),
         ("fit --data.dataset digits --model.lr_scheduler OneCycleLR", ["--model.lr_scheduler", "max_lr"]),
         ("fit --data.dataset digits --model.lr_scheduler StepLR --model.lr_scheduler.step_size 0", ["--model.lr_sch"]),
-        ("fit --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at least 1"]),
+        ("fit --model FastClassifier --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at"]),
         ("test", ["no run in lightning_logs"]),
         ("tset", ["tset: there is no such command", "test"]),
         ("predict x.png", ["no run in lightning_logs"]),
@@ -316,8 +401,8 @@ def test_a_shipped_config_opens_with_its_command_and_runs(
     wanted = yaml.safe_load(text).get("model", {})
     for part, spec in wanted.items():
         if isinstance(spec, dict) and "class_path" in spec:
-            assert config["model"][part]["class_path"].endswith(f".{spec['class_path']}")
-            assert config["model"][part]["init_args"].items() >= spec.get("init_args", {}).items()
+            assert config["model"]["init_args"][part]["class_path"].endswith(f".{spec['class_path']}")
+            assert config["model"]["init_args"][part]["init_args"].items() >= spec.get("init_args", {}).items()
 
 
 def test_the_tutorials_runs_are_shipped() -> None:

@@ -1,4 +1,4 @@
-"""Every command and snippet of README.md and docs/parts.md runs, in the order given, on the embedded digits."""
+"""Every command and snippet of README.md and of the pages on parts and own images runs, in the order given."""
 
 import re
 import runpy
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import ROOT, Cli
 from PIL import Image
@@ -28,23 +29,24 @@ def commands(text: str) -> list[str]:
 def run(cli: Cli, command: str) -> None:
     """Run a command of the program in this process, a fit for a moment."""
     words: list[Any] = shlex.split(command)[3:]
-    own = "--config" in words or "--ckpt_path" in words or "--model.weights" in words
     if words[0] == "fit" and not any(word.endswith(".help") for word in words):
         words += SHORT if "--ckpt_path" not in words else SHORT[:2]
-        words += ["--data.dataset", "digits"] if not own or "--config" in words or "--model.weights" in words else []
+        words += ["--data.dataset", "digits"] if not {"--data", "--ckpt_path", "pets.yaml"} & {*words} else []
     done = cli(*words)
     assert done.status == 0, f"{command}\n{done.err}"
 
 
 def write_snippets(text: str, folder: Path) -> None:
-    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
+    for name, code in re.findall(r"```(?:python|yaml)\n# (\w+\.(?:py|yaml))\n(.*?)```", text, re.DOTALL):
         (folder / name).write_text(code)
+        sys.modules.pop(name.partition(".")[0], None)  # that of another page
 
 
 def test_every_command_of_the_readme_works_in_the_order_given(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    write_own_images(tmp_path)
     (tmp_path / "scans").mkdir()
     data = MNISTDataModule("digits")
     data.setup("test")
@@ -57,10 +59,27 @@ def test_every_command_of_the_readme_works_in_the_order_given(
             run(cli, command)
 
 
-def test_every_snippet_and_command_of_the_parts_page_works(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def write_own_images(folder: Path) -> None:
+    """What the page on own images takes as given: a folder of two classes, and tables of pixels."""
+    data = MNISTDataModule("digits")
+    data.setup()
+    (images, labels), (others, _) = data.splits["train"], data.splits["test"]
+    for label, name in enumerate(("cat", "dog")):
+        (folder / "pets" / name).mkdir(parents=True)
+        for i, image in enumerate(images[labels == label][:40]):
+            Image.fromarray(image.numpy()).convert("RGB").save(folder / "pets" / name / f"{i}.png")
+    rows = np.column_stack([labels[:300], images[:300].flatten(1)])
+    np.savetxt(folder / "train.csv", rows, "%d", ",", header="label,pixels", comments="")
+    np.savetxt(folder / "test.csv", others[:20].flatten(1), "%d", ",", header="pixels", comments="")
+
+
+@pytest.mark.filterwarnings("ignore:.*recommended number of samples")
+@pytest.mark.parametrize("page", ["parts", "own_images"])
+def test_every_snippet_and_command_of_the_page_works(
+    page: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "docs" / "parts.md").read_text()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    write_own_images(tmp_path)
     write_snippets(text, tmp_path)
     for command in commands(text):
         if command.startswith("python -m lit_mnist"):
@@ -69,6 +88,12 @@ def test_every_snippet_and_command_of_the_parts_page_works(
             script, *arguments = shlex.split(command)[1:]
             monkeypatch.setattr(sys, "argv", [script, *arguments])
             runpy.run_path(str(tmp_path / script), run_name="__main__")
+    if page == "own_images":
+        ids, classes = np.loadtxt(tmp_path / "submission.csv", int, delimiter=",", skiprows=1, unpack=True)
+        assert ids.tolist() == list(range(1, 21))
+        data = MNISTDataModule("digits")
+        data.setup("test")
+        assert (classes == data.splits["test"][1][:20].numpy()).mean() > 0.5
 
 
 def test_the_tables_of_the_ladder_are_those_of_its_results() -> None:

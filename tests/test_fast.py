@@ -92,7 +92,15 @@ def test_it_goes_on_exactly(cli: Cli, tmp_path: Path) -> None:
 )
 def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cli: Cli, tmp_path: Path) -> None:
     done = cli(
-        "fit", *DIGITS, "--model.steps_per_execution", 5, *options.split(), "--trainer.enable_model_summary", "false"
+        "fit",
+        *DIGITS,
+        "--model",
+        "FastClassifier",
+        "--model.steps_per_execution",
+        5,
+        *options.split(),
+        "--trainer.enable_model_summary",
+        "false",
     )
     done.refused()
     assert not list(tmp_path.glob("lightning_logs/*"))
@@ -107,5 +115,5 @@ def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cl
     ],
 )
 def test_what_lightning_would_refuse_as_manual_optimization_is_named(option: str, named: str, cli: Cli) -> None:
-    done = cli("fit", *DIGITS, "--model.steps_per_execution", 5, *option.split())
+    done = cli("fit", *DIGITS, "--model", "FastClassifier", "--model.steps_per_execution", 5, *option.split())
     done.refused(f"--model.steps_per_execution: 5 does not combine with {named}")

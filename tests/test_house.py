@@ -9,18 +9,19 @@ from conftest import ROOT
 SOURCE = ROOT / "src" / "lit_mnist"
 LEAVES = ("atomic", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
-ROOMS = ("augment", *STARTER[1:], "runs", "fast", "views", "use", "cli", "trials", "__main__")
+ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast", "views", "use", "cli", "trials", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 640,
-    ("augment",): 80,
-    ("runs",): 326,
+    STARTER: 700,
+    ("augment",): 86,
+    ("image_files", "folder"): 220,
+    ("runs",): 410,
     ("fast",): 100,
-    ("views",): 550,
-    ("use",): 600,
-    ("cli",): 310,
+    ("views",): 566,
+    ("use",): 560,
+    ("cli",): 322,
     ("trials",): 165,
     ("__main__",): 115,
-    LEAVES: 152,
+    LEAVES: 156,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 
@@ -61,7 +62,9 @@ def test_networks_know_torch_and_nothing_else_of_the_outside() -> None:
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
             for name in names:
-                assert str(name).split(".")[0] in ("torch", "collections", "inspect", "typing", "lit_mnist"), path
+                assert str(name).split(".")[0] in ("torch", "collections", "inspect", "math", "typing", "lit_mnist"), (
+                    path
+                )
 
 
 @pytest.mark.parametrize("rooms", LINES, ids=", ".join)

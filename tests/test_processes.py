@@ -1,6 +1,7 @@
 """What only processes show: signals, two devices, copies of the package, python -m."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,11 +81,11 @@ def test_two_devices_equal_one_but_for_rounding(tmp_path: Path) -> None:
     assert tests[0] == tests[1]
 
 
-def copy_of_the_package(folder: Path, rooms: tuple[str, ...] = ()) -> dict[str, str]:
-    """Copy the package, or some of its rooms, under another name; returns the environment to run it in."""
+def copy_of_the_package(folder: Path, rooms: tuple[str, ...]) -> dict[str, str]:
+    """Copy some rooms of the package under another name; returns the environment to run it in."""
     shutil.copytree(SOURCE, folder / "my_digits", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "my_digits").iterdir():
-        if rooms and path.stem not in rooms:
+        if path.stem not in rooms:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder / "my_digits").rglob("*.py"):
         path.write_text(path.read_text().replace("lit_mnist", "my_digits"))
@@ -113,11 +114,15 @@ def test_the_starter_alone_fits_and_tests_with_lightnings_own_command_line(tmp_p
     assert done.returncode == 0, done.stderr
 
 
-def test_a_copy_under_another_name_that_is_not_installed_fits_and_tests(tmp_path: Path) -> None:
-    environ = copy_of_the_package(tmp_path)
-    for command in ("fit --data.dataset digits --trainer.max_epochs 1", "test"):
-        words = (sys.executable, "-m", "my_digits", *command.split(), "--trainer.accelerator", "cpu")
-        done = run_command(*words, cwd=tmp_path, **environ)
+def test_the_readmes_command_gives_the_package_another_name(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^git mv src/lit_mnist .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    shutil.copytree(SOURCE, tmp_path / "src" / "lit_mnist", ignore=shutil.ignore_patterns("__pycache__"))
+    for step in ("git init --quiet", "git add src", command):
+        subprocess.run(step, shell=True, cwd=tmp_path, check=True)
+    (tmp_path / "src" / "sitecustomize.py").write_text("import sys; sys.modules['lit_mnist'] = None\n")  # is installed
+    for step in ("fit --data.dataset digits --trainer.max_epochs 1", "test"):
+        words = (sys.executable, "-m", "pets", *step.split(), "--trainer.accelerator", "cpu")
+        done = run_command(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "lightning_logs/version_0/test.json").exists()
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from pathlib import Path
 
 import torch
 import yaml
@@ -17,9 +17,8 @@ from lightning.pytorch import Trainer
 from lit_mnist import __version__
 from lit_mnist.classifier import CheckpointError, ModelError
 from lit_mnist.cli import COMMANDS, run_command
-from lit_mnist.data import DataError, MNISTDataModule
+from lit_mnist.data import DataError
 from lit_mnist.errors import Parser, fail
-from lit_mnist.fast import FastClassifier
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.reproduce import reproduce
 from lit_mnist.use.demo import demo
@@ -31,12 +30,10 @@ TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predic
 USAGE = "usage: lit-mnist COMMAND [options]      lit-mnist COMMAND --help lists the options of one"
 
 
-def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None) -> None:
     """Run the command line; bad input ends in one line and exit status 2, what goes wrong later in status 1.
 
     Args:
-        model: The class that --model. configures, such as a subclass of FastClassifier.
-        data: The class that --data. configures, such as a subclass of MNISTDataModule.
         args: The command and its options; None takes those of this process.
     """
     args = sys.argv[1:] if args is None else args
@@ -54,7 +51,7 @@ def main(model: Any = FastClassifier, data: Any = MNISTDataModule, args: list[st
             if command in TOOLS:
                 run_tool(TOOLS[command], args[1:], summaries[command])
             else:
-                run_command(args, model, data)
+                run_command(args)
         except ModelError as error:
             fail(f"--model.{error}")
         except DataError as error:  # of an argument or of a file
@@ -87,6 +84,8 @@ def run_tool(tool: Callable[..., None], args: list[str], summary: str) -> None:
 
 def set_up() -> None:
     """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
+    if (here := str(Path.cwd())) not in sys.path:  # where --data my_data.Halves is found, as with python -m
+        sys.path.insert(0, here)
     os.environ["MPLBACKEND"] = "agg"  # figures are files
     if not torch.cuda.is_available():  # Lightning has set this, and every optimizer step would look for a driver anew
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIZE = 28  # pixels of a side
-
 
 class RandomWarp(nn.Module):
     """A random affine map of each image, and an elastic one: Simard et al., 2003, "Best practices for CNNs".
@@ -44,36 +42,45 @@ class RandomWarp(nn.Module):
         self.elastic, self.smoothness = elastic, smoothness
 
     def forward(self, images: Tensor) -> Tensor:
-        """Other images of the same digits: (B, 28, 28) float -> the same."""
-        where = self._affine(images)  # from which point of its image each pixel comes: (B, 2, 28, 28), x and y
+        """Other images of the same classes: (B, H, W) or (B, C, H, W) float -> the same."""
+        where = self._affine(images)  # from which point of its image each pixel comes: (B, 2, H, W), x and y
         if self.elastic:
             where = where + self._bend(images)
-        return F.grid_sample(images.unsqueeze(1), where.permute(0, 2, 3, 1), align_corners=False).squeeze(1)
+        planes = images if images.ndim == 4 else images.unsqueeze(1)  # (B, C, H, W)
+        return F.grid_sample(planes, where.permute(0, 2, 3, 1), align_corners=False).view_as(images)
 
     def _affine(self, images: Tensor) -> Tensor:
-        """The affine map of each image, in units of half an image: (B, 2, 28, 28)."""
+        """The affine map of each image, in units of half an image: (B, 2, H, W)."""
+        rows, columns = images.shape[-2:]
         most = [math.radians(self.rotation), math.tan(math.radians(self.shear)), self.scale, self.scale]
-        most += [2 * self.shift / SIZE] * 2
+        most += [2 * self.shift / columns, 2 * self.shift / rows]
         drawn = images.new_empty(6, len(images)).uniform_(-1, 1)
         angle, shear, width, height, right, down = drawn * drawn.new_tensor(most)[:, None]  # each (B,)
         sin, cos, width, height = angle.sin(), angle.cos(), 1 / (1 + width), 1 / (1 + height)
-        rows = [width * cos, width * (shear * cos - sin), right, height * sin, height * (shear * sin + cos), down]
-        maps = torch.stack(rows, dim=1).view(-1, 3)  # (2B, 3)
-        place = (2 * _places(images, 1) + 1) / SIZE - 1  # (28,), the middles of pixels in -1..1
-        y, x = torch.meshgrid(place, place, indexing="ij")
-        points = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x).flatten()])  # (3, 784)
-        return (maps @ points).view(-1, 2, SIZE, SIZE)  # F.affine_grid takes ten times as long on a CPU
+        across = [width * cos, width * (shear * cos - sin) * (rows / columns), right]
+        along = [height * sin * (columns / rows), height * (shear * sin + cos), down]
+        maps = torch.stack([*across, *along], dim=1).view(-1, 3)  # (2B, 3)
+        y, x = ((2 * _places(images, side, 1) + 1) / side - 1 for side in (rows, columns))  # middles of pixels in -1..1
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        points = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x).flatten()])  # (3, H * W)
+        return (maps @ points).view(-1, 2, rows, columns)  # F.affine_grid takes ten times as long on a CPU
 
     def _bend(self, images: Tensor) -> Tensor:
-        """Smooth displacements of such a standard deviation, in units of half an image: (B, 2, 28, 28)."""
-        distance = _places(images, 1)[:, None] - _places(images, 2)  # (28, 14): every other pixel has its noise
-        gaussian = torch.exp(-(distance**2) / (2 * self.smoothness**2))
-        gaussian = gaussian / gaussian.norm(dim=1, keepdim=True)  # so that sums of unit noise have unit variance
-        noise = images.new_empty(len(images), 2, SIZE // 2, SIZE // 2).normal_()
-        bends: Tensor = (noise @ gaussian.T).mT @ gaussian.T  # along either side, (B, 2, 28, 28) in pixels
-        return bends * (2 * self.elastic / SIZE)
+        """Smooth displacements of such a standard deviation, in units of half an image: (B, 2, H, W)."""
+        y, x = (self._gaussian(images, side) for side in images.shape[-2:])
+        noise = images.new_empty(len(images), 2, x.shape[1], y.shape[1]).normal_()
+        bends: Tensor = (noise @ y.T).mT @ x.T  # along either side, (B, 2, H, W) in pixels
+        sides = images.new_tensor([len(x), len(y)])[:, None, None]
+        return bends * (2 * self.elastic / sides)
+
+    def _gaussian(self, images: Tensor, side: int) -> Tensor:
+        """How much each pixel of a side is displaced by the noise of every other one: (side, (side + 1) // 2)."""
+        distance = _places(images, side, 1)[:, None] - _places(images, side, 2)
+        gaussian: Tensor = torch.exp(-(distance**2) / (2 * self.smoothness**2))
+        gaussian /= gaussian.norm(dim=1, keepdim=True)  # so that sums of unit noise have unit variance
+        return gaussian
 
 
-def _places(like: Tensor, step: int) -> Tensor:
-    """0, step, 2 * step, ... below 28."""
-    return torch.arange(0, SIZE, step, dtype=like.dtype, device=like.device)
+def _places(like: Tensor, side: int, step: int) -> Tensor:
+    """0, step, 2 * step, ... below side."""
+    return torch.arange(0, side, step, dtype=like.dtype, device=like.device)

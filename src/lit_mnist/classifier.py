@@ -15,14 +15,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
 from lit_mnist import networks
+from lit_mnist.data import name_of
 from lit_mnist.metrics import CrossEntropy
 from lit_mnist.optim import KerasRMSprop
 
 FORM: dict[str, Any] = {  # of a checkpoint
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
-    **{"classes": list, "epoch": int, "global_step": int},
+    **{"classes": list, "image_shape": list, "dataset": str, "epoch": int, "global_step": int},
 }
-Batch = tuple[Tensor, Tensor]  # images (B, 28, 28) float32 in [0, 1], labels (B,) int64
+Batch = tuple[Tensor, Tensor]  # images (B, *image_shape) float32 in [0, 1], labels (B,) int64
 
 
 class CheckpointError(Exception):
@@ -67,7 +68,9 @@ class Classifier(L.LightningModule):
         self.compiled: Any = None if inner is None else network.forward
         self.optimizer, self.loss = optimizer, nn.CrossEntropyLoss() if loss is None else loss
         self.lr_scheduler, self.lr_scheduler_interval, self.weights = lr_scheduler, lr_scheduler_interval, weights
-        self.classes = [str(label) for label in range(num_classes)]  # names, which the data or a checkpoint may know
+        # Of the images; what the data or a checkpoint knows takes their place.
+        self.classes = [str(label) for label in range(num_classes)]
+        self.image_shape, self.dataset = [28, 28], ""
         self.save_hyperparameters({"num_classes": num_classes, **networks.describe(self.network)}, logger=False)
         if taken := {"loss", "accuracy"}.intersection(metrics or {}):
             raise ValueError(f"metrics: {min(taken)} is measured already; choose another name")
@@ -100,9 +103,14 @@ class Classifier(L.LightningModule):
             why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
             raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=...")
         classifier = cls(**arguments)
-        classifier.load_network(saved, checkpoint_path, strict is not False)
-        classifier.classes = saved["classes"] or classifier.classes
+        classifier.restore(saved, checkpoint_path, strict is not False)
         return classifier.eval().to(map_location or "cpu")
+
+    def restore(self, saved: dict[str, Any], path: str | Path, strict: bool = True) -> None:
+        """Take the weights of a checkpoint and what it says of its images."""
+        self.load_network(saved, path, strict)
+        self.classes = saved["classes"] or self.classes
+        self.image_shape, self.dataset = saved["image_shape"], saved["dataset"]
 
     def load_network(self, saved: dict[str, Any], path: str | Path, strict: bool = True) -> None:
         """Give the network the weights of a checkpoint, as `read_checkpoint` has read it."""
@@ -114,7 +122,10 @@ class Classifier(L.LightningModule):
             raise CheckpointError(f"{path}: its weights are of {other}, not of the network that is given") from error
 
     def setup(self, stage: str) -> None:
-        self.classes = getattr(getattr(self.trainer, "datamodule", None), "classes", self.classes)
+        data = getattr(self.trainer, "datamodule", None)
+        self.classes = getattr(data, "classes", self.classes)
+        self.image_shape = list(getattr(data, "image_shape", self.image_shape))
+        self.dataset = name_of(data) or self.dataset
 
     def on_fit_start(self) -> None:
         if not self.training:  # as loaded; Lightning would leave it in evaluation mode
@@ -123,7 +134,8 @@ class Classifier(L.LightningModule):
             self.load_network(read_checkpoint(self.weights), self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["classes"], kind = self.classes, type(self.network)
+        checkpoint |= {"classes": self.classes, "image_shape": self.image_shape, "dataset": self.dataset}
+        kind = type(self.network)
         checkpoint["network"] = f"{kind.__module__}.{kind.__qualname__}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -161,15 +173,6 @@ class Classifier(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.test_metrics)
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        try:
-            super().lr_scheduler_step(scheduler, metric)
-        except ZeroDivisionError as error:  # such as StepLR's of step_size 0
-            name = type(scheduler).__name__
-            raise ModelError(
-                f"lr_scheduler: {name} divides by zero; give it a step_size or period of at least 1"
-            ) from error
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.forward(batch[0]).softmax(dim=1)  # (B, 28, 28) -> probabilities (B, num_classes)
 
@@ -197,7 +200,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         file = Path(path).expanduser()
         if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
             raise ValueError(f"the checksum of {damaged} does not match")
-        saved: dict[str, Any] = {"datamodule_hyper_parameters": {}, "classes": []}
+        saved: dict[str, Any] = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}, "classes": []}
+        saved |= {"image_shape": [28, 28], "dataset": ""}
         saved |= torch.load(file, map_location="cpu", weights_only=True)
         saved |= {name: kind(saved[name]) for name, kind in FORM.items()}
         with torch.device("meta"):  # without memory

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as L
 import torch
 import yaml
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, register_type
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as stock
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,21 +23,28 @@ from lit_mnist import networks
 from lit_mnist.atomic import write_whole
 from lit_mnist.augment import RandomWarp  # noqa: F401  # for --data.augment RandomWarp
 from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
-from lit_mnist.data import MNISTDataModule
+from lit_mnist.data import name_of
+from lit_mnist.data.mnist import SETS
 from lit_mnist.errors import Parser, fail, flat, nearest
 from lit_mnist.fast import FastClassifier
+from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, run_of
+from lit_mnist.runs.parts import name_parts, restore
 from lit_mnist.views.dashboard import Dashboard, StepLoss
 from lit_mnist.views.evaluation import Evaluation
 
+# For --model.loss.weight '[1, 8]'
+register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
 COMMANDS = {
     "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
 }
 # How options begin that a fit which continues may not change.
-DECISIVE = ("model.", "data.", "seed_everything", "matmul_precision")
+DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
+OWN = (Classifier, FastClassifier)
+LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
 CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
@@ -60,11 +68,11 @@ class CLI(LightningCLI):
         parser.add_argument("--seed_everything", type=NonNegativeInt, default=self.seed_everything_default, help=about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"model.network": {"class_path": "lit_mnist.networks.MLP"}})  # so that its options show
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        name_parts(parser)
         about = "Whether to draw figures, and show more than curves in TensorBoard."
         parser.add_argument("--figures", type=bool, default=True, help=about)
+        about = "The metric of which best.ckpt has the best value, such as val/accuracy."
+        parser.add_argument("--best", type=str, default="val/loss", help=about)
         about = "Of float32 products: with medium, factors may be rounded to bfloat16 where that is faster."
         levels = Literal["highest", "high", "medium"]
         parser.add_argument("--matmul_precision", type=levels, default="highest", help=about)
@@ -79,6 +87,7 @@ class CLI(LightningCLI):
         """Parse the command line; the options of a checkpoint come first."""
         ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         ahead.add_argument("--ckpt_path")
+        ahead.add_argument("--data")
         ahead.add_argument("--config", "-c", action="append", default=[])
         ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
         known, _ = ahead.parse_known_args(args)
@@ -87,24 +96,27 @@ class CLI(LightningCLI):
             run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)  # of its config.yaml
             self.checkpoint = find_checkpoint(known.ckpt_path, Path(known.root).expanduser() / LOGS, run)
             self.saved = read_checkpoint(self.checkpoint)
-            args = [self.command, "--config", self._options_of(self.checkpoint), *args[1:]]
+            if self.command == "fit" or known.ckpt_path in ("best", "last", None):
+                if (run := run_of(self.checkpoint)) is None:
+                    why = "there is no config.yaml of its fit, so that it cannot be resumed"
+                    raise CheckpointError(f"{self.checkpoint}: {why}")
+                args = [self.command, "--config", str(run / "config.yaml"), *args[1:]]
+            else:
+                args = [self.command, "--config", self._options_of_checkpoint(known.data, known.config), *args[1:]]
         self.config = parser.parse_args(args)
         self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
         if self.checkpoint and self.command == "fit":
             self._refuse_changes(parser, args[:3])
 
-    def _options_of(self, checkpoint: Path) -> str:
-        """What follows from a checkpoint, as a value of --config."""
-        if self.command == "fit":
-            if (run := run_of(checkpoint)) is None:
-                raise CheckpointError(f"{checkpoint}: there is no config.yaml of its fit, so that it cannot continue")
-            return str(run / "config.yaml")
-        kind: Any = self.datamodule_class
-        taken = inspect.signature(kind).parameters  # a subclass may have other options
-        data = self.saved["datamodule_hyper_parameters"].items()
-        options: dict[str, Any] = {"data": {name: value for name, value in data if name in taken}}
+    def _options_of_checkpoint(self, data: str | None, configs: list[str]) -> str:
+        """What follows from a checkpoint alone, as a value of --config: nothing that it names is imported."""
+        options: dict[str, Any] = {}
+        if (dataset := self.saved["dataset"]) in ("", *SETS, "digits") and data is None:
+            options["data"] = self.saved["datamodule_hyper_parameters"]
+        elif data is None and not configs:
+            raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images by --data")
         if networks.build(own := self.saved["hyper_parameters"]):  # the parser imports what it is given
-            arguments = {name: value for name, value in own["network"]["init_args"].items() if name != "num_classes"}
+            arguments = {name: value for name, value in own["network"]["init_args"].items() if name not in LINKED}
             options["model"] = {"network": {**own["network"], "init_args": arguments}}
         return json.dumps(options)
 
@@ -128,6 +140,7 @@ class CLI(LightningCLI):
         command = self.command
         torch.set_float32_matmul_precision(self.config_init[command].matmul_precision)
         options, draw = self.config_init[command].trainer, self.config_init[command].figures
+        is_classifier = isinstance(self.model, Classifier)
         given = [] if options.callbacks is None else options.callbacks
         given = given if isinstance(given, list) else [given]
         if options.barebones:
@@ -147,14 +160,17 @@ class CLI(LightningCLI):
                     logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=purge
                 )
             if command == "fit":
-                callbacks = run_callbacks(self.run, options.enable_checkpointing is not False)
-                callbacks += [Dashboard(self.run)] if draw else []
-                callbacks += [StepLoss()] if options.log_every_n_steps else []
+                best = self.config_init[command].best
+                callbacks = run_callbacks(
+                    self.run, options.enable_checkpointing is not False, best=best, mode=self._mode_of(best)
+                )
+                callbacks += [Dashboard(self.run)] if draw and is_classifier else []
+                callbacks += [StepLoss()] if options.log_every_n_steps and is_classifier else []
             else:
                 kwargs["enable_checkpointing"] = False
                 assert self.checkpoint
                 when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
-                callbacks = [Evaluation(self.run, {"checkpoint": self.checkpoint.name, **when}, draw)]
+                callbacks = [Evaluation(self.run, {"checkpoint": self.checkpoint.name, **when}, draw and is_classifier)]
         for callback in given:
             if isinstance(callback, stock.ModelCheckpoint) and callback.dirpath is None and self.run:
                 callback.dirpath = str(self.run / "checkpoints")
@@ -167,12 +183,11 @@ class CLI(LightningCLI):
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
         run = self.checkpoint and run_of(self.checkpoint)
-        trained = self.saved and self.saved["datamodule_hyper_parameters"].get("dataset")
-        if run and trained == self.datamodule.hparams.get("dataset"):  # another one is no test of that run
+        if run and self.saved["dataset"] in ("", name_of(self.datamodule)):  # another one is no test of that run
             return run
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
 
-    def fit(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+    def fit(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Train, then say which checkpoint is best and how to test it."""
         last = self.run and self.run / "checkpoints" / "last.ckpt"
         try:
@@ -201,19 +216,32 @@ class CLI(LightningCLI):
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
         if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
-            known = "network" in self.model.hparams and not self.config.fit.model.metrics  # by the checkpoint
-            config = "" if known else f" --config {quoted(left.parents[1] / 'config.yaml')}"
-            print(f"test with   {program()} test --ckpt_path {quoted(left)}{config}")
+            print(f"test with   {program()} test --config {quoted(left.parents[1] / 'config.yaml')}")
 
-    def _check_callbacks(self, model: Classifier) -> None:
+    def _metrics(self) -> dict[str, Any]:
+        """The metrics of training and validation by their names; {} of a model that is no Classifier."""
+        model = self.model
+        if not isinstance(model, Classifier):
+            return {}
+        return {str(name): metric for part in (model.train_metrics, model.val_metrics) for name, metric in part.items()}
+
+    def _mode_of(self, metric: str) -> str:
+        """Whether the lowest value of a metric is the best, min, or the highest, max."""
+        metrics = self._metrics()
+        higher = getattr(metrics.get(metric), "higher_is_better", None)
+        if higher is None and (metrics or not metric.endswith("loss")):
+            fail(f"--best: {metric} is not a metric of which the best value is known{nearest(metric, metrics)}")
+        return "max" if higher else "min"
+
+    def _check_callbacks(self, model: L.LightningModule) -> None:
         """Refuse what would fail after an epoch, or do nothing."""
-        metrics: dict[Any, Any] = {**dict(model.train_metrics.items()), **dict(model.val_metrics.items())}
-        names = [*map(str, metrics), "epoch", "step"]
+        metrics = self._metrics()
+        names = [*metrics, "epoch", "step"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             kind, monitor = type(callback).__name__, getattr(callback, "monitor", None)
-            if monitor and monitor not in names and type(model) is FastClassifier:  # a subclass may log others
+            if monitor and monitor not in names and type(model) in OWN:  # a subclass may log others
                 fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
-            higher = getattr(metrics.get(monitor), "higher_is_better", None)
+            higher = getattr(metrics.get(str(monitor)), "higher_is_better", None)
             wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
             if wanted != getattr(callback, "mode", wanted):
                 fail(f"--trainer.callbacks: {kind} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
@@ -237,21 +265,18 @@ class CLI(LightningCLI):
         if new and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
             shutil.rmtree(self.run, ignore_errors=True)
 
-    def validate(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+    def validate(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Evaluate the checkpoint on the validation images."""
         self._evaluate(self.trainer.validate, model, datamodule)
 
-    def test(self, model: Classifier, datamodule: MNISTDataModule) -> None:
+    def test(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Evaluate the checkpoint on the test images."""
         self._evaluate(self.trainer.test, model, datamodule)
 
-    def _evaluate(self, evaluate: Any, model: Classifier, datamodule: MNISTDataModule) -> None:
+    def _evaluate(self, evaluate: Any, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         assert self.checkpoint
         try:
-            given, name = self.config[self.command].model.network.class_path, self.saved.get("network")
-            if "network" not in self.saved["hyper_parameters"] and name != given:
-                raise CheckpointError(f"{self.checkpoint}: its network is {name}; name it by --model.network {name}")
-            model.load_network(self.saved, self.checkpoint)
+            restore(model, self.saved, self.checkpoint)
             if self.trainer.is_global_zero:
                 print(f"checkpoint  {quoted(self.checkpoint)}")
             evaluate(model, datamodule, verbose=True)
@@ -260,13 +285,15 @@ class CLI(LightningCLI):
         self._print_run()
 
 
-def run_command(args: list[str], model: Any = FastClassifier, data: Any = MNISTDataModule) -> CLI:
-    """Run fit, validate or test with its options, which configure a class of model and one of data."""
+def run_command(args: list[str]) -> CLI:
+    """Run fit, validate or test with its options."""
     usage = f"lit-mnist {args[0]} [options]"
     return CLI(
         args[0],
-        model,
-        data,
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
         parser_class=Parser,
         parser_kwargs={args[0]: {"description": COMMANDS[args[0]], "usage": usage}},
         save_config_callback=None,

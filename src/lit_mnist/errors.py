@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 LIBRARIES = ("lit_mnist", "lightning", "torch", "torchmetrics", "torchvision")
+HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # of a class; no options, since they follow from the data
 GROUPS = {L.LightningModule: "model", L.LightningDataModule: "data", L.Callback: "trainer.callbacks"}
 
 
@@ -46,12 +47,13 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
+        defaults = getattr(ex, "subcommand_parser", self).get_defaults().as_flat()
+        known = [f"--{name}".replace(".init_args", "").replace(".class_path", "") for name in vars(defaults)]
         if message.startswith("unrecognized arguments: --"):
             typed = message.split()[2].partition("=")[0]
-            known = [f"--{name}" for name in vars(getattr(ex, "subcommand_parser", self).get_defaults().as_flat())]
             near = [name for name in known if name.startswith(typed.partition(".")[0] + ".")]
             fail(f"{typed}: there is no such option{nearest(typed, near or known)}")
-        fail(shortened(message))
+        fail(shortened(message, known))
 
     def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
         """Create all parts that a command line names; called by LightningCLI."""
@@ -88,22 +90,22 @@ def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> 
         fail(f"--{options.get(part.__name__, option)}{'.' if text.partition(':')[0] in kwargs else ': '}{text}")
 
 
-def nearest(typed: str, known: Iterable[str], before: str = "") -> str:
+def nearest(typed: str, known: Iterable[str]) -> str:
     """What a user may have meant, as the end of a message: the name whose last word is most like the last one typed."""
 
     def likeness(name: str) -> float:
         return SequenceMatcher(None, name.rpartition(".")[2].lstrip("-"), typed.rpartition(".")[2].lstrip("-")).ratio()
 
-    names = [before + name.replace(".class_path", "").replace(".init_args", "") for name in known]
+    names = list(dict.fromkeys(known))
     best = max(names, key=likeness, default="")
     if best and likeness(best) >= 0.6:
         return f"; did you mean {best}?"
     return f"; choose from {', '.join(names)}" if 0 < len(names) < 10 else "; see --help"
 
 
-def shortened(message: str) -> str:
+def shortened(message: str, options: Iterable[str]) -> str:
     """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
-    option, given = "", message.rpartition("Given value: ")[2].partition(". Got value")[0].partition("\n")[0]
+    option, given = "", message.partition("Given value: ")[2].partition(". Got value")[0].partition("\n")[0]
     while (found := message.partition('Parser key "'))[1]:
         key, _, message = found[2].partition('":')
         if not f".{option}".endswith(f".{key}"):  # which is named twice within a class
@@ -113,10 +115,14 @@ def shortened(message: str) -> str:
     reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
     reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
     reason = reason.replace("<class 'collections.abc.Sequence'>", "list such as [1, 2]")
+    if reason.startswith("Expected a dot import path"):
+        reason = f"there is no class {given}; one of your own is named by its import path, such as my_file.{given}"
+        given = ""
     if reason.startswith("Option '"):  # of a class, which is named nearby
         name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
-        known = getattr(kind.__init__, "__annotations__", {})
-        return f"--{option}.{name}: there is no such option{nearest(name, known, f'--{option}.')}"
+        own = [f"--{option}.{name}" for name in getattr(kind.__init__, "__annotations__", {}) if name not in HIDDEN]
+        known = [*own, *(name for name in options if name.startswith(f"--{option}."))]
+        return f"--{option}.{name}: there is no such option{nearest(name, known)}"
     if "arguments are required: " in reason:
         missing = reason.rpartition(": ")[2].rpartition(".")[2]
         if given.startswith("{"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS
 
 from lit_mnist.classifier import Batch, Classifier, ModelError
-from lit_mnist.data import MNISTDataModule
+from lit_mnist.data import ImageDataModule
 
 ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
 # Callbacks that are refused, as is every one with a hook of EACH_STEP
@@ -47,7 +47,7 @@ class FastClassifier(Classifier):
         trainer: Any = self.trainer
         data = trainer.datamodule
         given = {
-            "data of another kind": not isinstance(data, MNISTDataModule),
+            "data of another kind": not isinstance(data, ImageDataModule),
             "--model.lr_scheduler": self.lr_scheduler is not None,
             "--data.augment": getattr(data, "augment", None) is not None,
             "several devices": trainer.world_size > 1,

@@ -14,9 +14,9 @@ import torch
 from conftest import ROOT, Cli, write_idx
 from torch import Tensor, nn
 
-from lit_mnist import MLP, Classifier, MNISTDataModule
+from lit_mnist import MLP, Classifier, ImageDataModule, MNISTDataModule
 from lit_mnist.data import DataError, rescale
-from lit_mnist.data import module as data_module
+from lit_mnist.data import mnist as data_module
 from lit_mnist.use.predict import predict_images
 
 Quiet = Callable[..., L.Trainer]
@@ -160,14 +160,14 @@ def test_qmnist_takes_the_class_from_its_rows(tmp_path: Path) -> None:
     raw = tmp_path / "QMNIST/raw"
     for kind, count in (("train", 5), ("test", 3)):
         write_idx(raw / f"qmnist-{kind}-images-idx3-ubyte", np.zeros((count, 28, 28)))
-        rows = np.arange(0, 2 * count, 0.25).astype(">i4").reshape(count, 8)
+        rows = np.arange(2 * count - 2, -2, -0.25).astype(">i4").reshape(count, 8)
         (raw / f"qmnist-{kind}-labels-idx2-int").write_bytes(
             b"\0\0\x0c\x02" + count.to_bytes(4, "big") + (8).to_bytes(4, "big") + rows.tobytes()
         )
     data = MNISTDataModule("qmnist", str(tmp_path))
     data.prepare_data()
     data.setup()
-    assert data.splits["test"][1].tolist() == [0, 2, 4]
+    assert data.splits["test"][1].tolist() == [4, 2, 0]
     assert data.splits["test"][1].dtype == torch.int64
 
 
@@ -217,6 +217,7 @@ IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 
     [
         (IMAGES / 255, LABELS, "images of torch.float32"),
         (IMAGES.flatten(1), LABELS, r"images of torch.uint8 \(20, 784\)"),
+        (IMAGES[:, None].expand(-1, 3, -1, -1), LABELS, r"images of torch.uint8 \(20, 3, 28, 28\), .* \(28, 28\)"),
         (IMAGES, LABELS.int(), "labels of torch.int32"),
         (IMAGES, LABELS[:, None], r"labels of torch.int64 \(20, 1\)"),
         (IMAGES, LABELS[:19], r"labels of torch.int64 \(19,\)"),
@@ -228,6 +229,23 @@ def test_images_or_labels_of_another_form_are_refused(images: Tensor, labels: Te
     for stage, split in (("fit", "train"), ("test", "test")):
         with pytest.raises(DataError, match=rf"load\('{split}'\) gives {words}"):
             Loaded(images, labels).setup(stage)
+
+
+def test_images_sorted_by_class_are_refused_since_a_class_would_be_held_out_whole() -> None:
+    with pytest.raises(DataError, match="images sorted by class, so the last 4 have a class without training images"):
+        Loaded(IMAGES, LABELS.sort().values).setup("fit")
+    Loaded(IMAGES, LABELS).setup("fit")
+    Loaded(IMAGES, torch.zeros_like(LABELS)).setup("fit")
+
+
+def test_a_subclass_needs_its_classes_and_images_and_no_more() -> None:
+    class Bare(ImageDataModule):
+        pass
+
+    with pytest.raises(DataError, match="classes: Bare does not name its classes"):
+        _ = Bare().num_classes
+    with pytest.raises(NotImplementedError, match=r"Bare needs a method load\(split\)"):
+        Bare().setup()
 
 
 def test_a_loader_needs_no_setup_in_a_notebook() -> None:

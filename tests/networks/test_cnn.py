@@ -75,3 +75,9 @@ def test_an_option_of_a_network_is_explained_and_one_that_it_lacks_is_refused(cl
 def test_images_with_one_channel_give_the_same_logits() -> None:
     network, images = CNN(2).eval(), torch.rand(3, 28, 28)
     torch.testing.assert_close(network(images[:, None]), network(images))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 20), (1, 8, 8), (5, 5)])
+def test_it_takes_images_of_any_shape(shape: tuple[int, ...]) -> None:
+    network = CNN(channels=4, num_classes=7, image_shape=shape)
+    assert network(torch.rand(6, *shape)).shape == (6, 7)

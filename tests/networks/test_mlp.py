@@ -139,9 +139,14 @@ def test_the_network_imports_torch_alone() -> None:
     tree = ast.parse(inspect.getsource(mlp))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert imported == {"collections.abc", "torch"}
+    assert imported == {"collections.abc", "math", "torch"}
 
 
 def test_images_with_one_channel_give_the_same_logits() -> None:
     network, images = MLP([8]).eval(), torch.rand(3, 28, 28)
     torch.testing.assert_close(network(images[:, None]), network(images))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 20), (1, 8, 8), (5, 5)])
+def test_it_takes_images_of_any_shape(shape: tuple[int, ...]) -> None:
+    assert MLP([4], num_classes=7, image_shape=shape)(torch.rand(6, *shape)).shape == (6, 7)

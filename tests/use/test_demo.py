@@ -1,5 +1,6 @@
 """The demo: a page in a real browser, the real server behind it, and a model trained on real MNIST."""
 
+import base64
 import io
 import json
 import math
@@ -213,7 +214,9 @@ def test_a_stroke_that_leaves_the_pad_goes_on_along_its_edge(seen: Visit) -> Non
     assert_reads(seen, 1)
     draw(seen, [(0.02, 0.1), (-0.1, 0.1), (-0.1, 0.9)])
     settle(seen)
-    pixels = seen.page.evaluate("[...document.getElementById('seen').getContext('2d').getImageData(0, 0, 28, 28).data]")
+    seen.page.evaluate("document.getElementById('seen').decode()")
+    draw_it = "paper.drawImage(document.getElementById('seen'), 0, 0)"
+    pixels = seen.page.evaluate(f"(() => {{ {draw_it}; return [...paper.getImageData(0, 0, 28, 28).data]; }})()")
     inked = (np.array(pixels).reshape(28, 28, 4)[..., 0] > 128).any(axis=0).nonzero()[0]
     assert inked.max() - inked.min() > 10  # a 1 at one side and the edge at the other
 
@@ -382,7 +385,8 @@ def test_requests_of_eight_clients_each_get_the_answer_to_their_own_image(
     classifier = Classifier.load_from_checkpoint(on_mnist)
     with torch.inference_mode():
         expected = classifier(rescale(images)).softmax(1)
-    assert torch.equal(torch.tensor([answer["seen"] for _, answer in answers]), images.flatten(1))
+    pictures = [base64.b64decode(answer["seen"].removeprefix("data:image/png;base64,")) for _, answer in answers]
+    assert all(np.array_equal(Image.open(io.BytesIO(p)), image) for p, image in zip(pictures, images, strict=True))
     torch.testing.assert_close(torch.tensor([answer["probabilities"] for _, answer in answers]), expected)
 
 

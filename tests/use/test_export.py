@@ -35,11 +35,22 @@ def test_the_file_answers_alone_as_pytorch_does(cli: Cli, own_run: Path, digits:
     assert b"site-packages" not in path.read_bytes()
 
 
+def test_without_the_test_images_it_is_checked_on_noise_and_has_no_accuracy(
+    cli: Cli, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = torch.load(own_run / "checkpoints/last.ckpt", weights_only=True)
+    torch.save(saved | {"dataset": "mnist"}, "stranger.ckpt")
+    monkeypatch.setenv("LIT_MNIST_DATA_DIR", "nowhere")
+    assert "1,000 images of noise, as PyTorch" in cli("export", "--ckpt_path", "stranger.ckpt").worked().out
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    assert "test_accuracy" not in session.get_modelmeta().custom_metadata_map
+
+
 def test_a_file_that_answers_otherwise_is_not_kept(cli: Cli, own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def disturb(model: export_module.FromImages, path: Path, about: dict[str, str]) -> None:
+    def disturb(model: export_module.FromImages, shape: list[int], path: Path, about: dict[str, str]) -> None:
         with torch.no_grad():
             next(model.parameters()).mul_(1.1)
-        write(model, path, about)
+        write(model, shape, path, about)
 
     write = export_module.write_onnx
     monkeypatch.setattr(export_module, "write_onnx", disturb)

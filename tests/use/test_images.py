@@ -18,8 +18,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont
 from scipy import ndimage
 
 from lit_mnist import MNISTDataModule
-from lit_mnist.use.image_files import ImageError, load_image
-from lit_mnist.use.images import prepare
+from lit_mnist.image_files import ImageError, load_image
+from lit_mnist.use.images import preparation, prepare
 
 Digit = NDArray[np.uint8]  # (28, 28), light on dark
 ONE_LINE = r"\A[^\n]+\Z"
@@ -353,7 +353,12 @@ def on_two_papers(digit: Digit) -> Image.Image:
 
 
 def floats(scale: float, shift: float) -> Callable[[Digit], Image.Image]:
-    return lambda digit: Image.fromarray((digit / 255 * scale + shift).astype(np.float32))
+    def image(digit: Digit) -> Image.Image:
+        file = io.BytesIO()
+        Image.fromarray((digit / 255 * scale + shift).astype(np.float32)).save(file, "TIFF")
+        return load_image(file)
+
+    return image
 
 
 ODD: dict[str, Callable[[Digit], Image.Image]] = {
@@ -382,6 +387,24 @@ def test_a_digit_that_is_faint_small_off_centre_or_framed_becomes_one_of_mnists_
 ) -> None:
     for digit in (some[2], some[4], some[7]):
         assert difference(torch.tensor(digit), prepare(ODD[name](digit))) < 0.5
+
+
+def test_clothing_on_light_ground_becomes_light_on_dark_and_fills_28_pixels() -> None:
+    shirt = np.full((300, 200, 3), 250, np.uint8)
+    shirt[60:260, 50:150] = (120, 40, 60)
+    image = preparation("fashion_mnist", (28, 28))(Image.fromarray(shirt))
+    assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
+    assert (image[:, 14] > 100).all()
+    assert (image[14] > 100).sum() == 14
+    assert image[14, 0] == 0
+
+
+def test_an_image_of_any_other_data_set_is_scaled_and_padded_in_colour_or_grey() -> None:
+    photo = Image.new("RGB", (40, 20), (0, 200, 100))
+    image = preparation("pets", (3, 8, 8))(photo)
+    assert image[:, 4, 4].tolist() == [0, 200, 100]
+    assert image[:, 0, 0].tolist() == [0, 0, 0]
+    assert preparation("pets", (8, 8))(photo)[4, 4] == preparation("pets", (1, 8, 8))(photo)[0, 4, 4] > 0
 
 
 def test_a_hole_with_a_speck_in_it_is_no_frame(some: list[Digit]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_mnist import Classifier, MNISTDataModule
 from lit_mnist.data import rescale
-from lit_mnist.use.image_files import ImageError, find_images
+from lit_mnist.image_files import ImageError, find_images
 from lit_mnist.use.predict import predict_images
 
 

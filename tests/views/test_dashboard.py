@@ -62,7 +62,7 @@ def test_the_samples_are_the_first_training_images_and_the_weights_those_of_the_
     assert torch.equal(images, digits.splits["train"][0][:36])
     assert torch.equal(labels, digits.splits["train"][1][:36])
     assert classes == list("0123456789")
-    assert given["weights"][0] is network.layers[0].weight
+    assert torch.equal(given["weights"][0].flatten(1), network.layers[0].weight)
 
 
 def test_without_data_of_ours_or_tensorboard_there_are_the_curves(quiet: Quiet, tmp_path: Path) -> None:

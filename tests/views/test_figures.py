@@ -64,9 +64,7 @@ def test_samples_show_the_images_dark_on_light_with_their_labels() -> None:
     images = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(4, 28, 28)
     figure = figures.samples(images, torch.tensor([5, 0, 4, 1]), DIGITS)
     assert texts(figure) == ["5", "0", "4", "1"]
-    drawn = figure.axes[0].images[0]
-    assert drawn.get_cmap().name == "gray_r"
-    sheet = drawn.get_array()
+    sheet = 255 - figure.axes[0].images[0].get_array().astype(int)
     for i, text in enumerate(figure.axes[0].texts):
         x, y = text.get_position()
         assert (sheet[int(y) + 2 : int(y) + 30, int(x) - 14 : int(x) + 14] == i).all()  # each below its label
@@ -74,7 +72,7 @@ def test_samples_show_the_images_dark_on_light_with_their_labels() -> None:
 
 @pytest.mark.parametrize(("units", "side"), [(256, 8), (10, 4), (2, 2), (1000, 8)])
 def test_the_weights_stand_in_a_square_of_images(units: int, side: int) -> None:
-    figure = figures.weights(torch.randn(units, 784))
+    figure = figures.weights(torch.randn(units, 28, 28))
     width = figure.axes[0].images[0].get_array().shape[1]
     assert width == side * 30 + 2
     assert texts(figure) == [f"weights of {min(units, 64)} of the {units} units in the first layer"]
@@ -155,6 +153,19 @@ def test_mistakes_name_truth_answer_and_probability() -> None:
     assert [figures.percent(p) for p in (0.61, 0.9949, 0.9998, 1.0)] == ["61%", "99%", "99.98%", "99.99%"]
     figure = figures.mistakes(images, torch.tensor([0, 9]), torch.tensor([6, 7]), torch.tensor([0.994, 0.61]), FASHION)
     assert texts(figure) == ["T-shirt/top as\nShirt\n99%", "Ankle boot as\nSneaker\n61%"]
+
+
+def test_images_in_colour_and_of_any_size_are_shown_as_they_are() -> None:
+    images = torch.zeros(2, 3, 10, 20, dtype=torch.uint8)
+    images[0, 0], images[1, 2] = 200, 100
+    for shown, red, blue in ((images, [200, 0, 0], [0, 0, 100]), (images[:, :1], [200] * 3, [0] * 3)):
+        figure = figures.samples(shown, torch.tensor([0, 1]), ["red", "blue"])
+        (picture,) = figure.axes[0].images
+        pixels = torch.from_numpy(picture.get_array().copy()).flatten(0, 1)
+        counts = [int((pixels == torch.tensor(color)).all(1).sum()) for color in (red, blue)]
+        assert counts == [200, 200]
+    grey = figures.samples(images[:, 0], torch.tensor([0, 1]), ["red", "blue"]).axes[0].images[0].get_array()
+    assert int((grey == 200).all(-1).sum()) == 200
 
 
 def test_no_mistakes_are_said_to_be_none() -> None:

@@ -1,92 +1,64 @@
-"""The LightningDataModule: download, split, batch and rescale."""
+"""The base of all data modules: images in memory, split, batched, rescaled and augmented."""
 
 import os
-from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import lightning.pytorch as L
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.datasets import KMNIST, MNIST, QMNIST, FashionMNIST
 
 from lit_mnist.data.batches import BatchLoader
-
-SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST, "qmnist": QMNIST}
-CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST\'s labels and images; torchvision checks the archives alone
 
 
 class DataError(ValueError):
     """The data are missing, damaged or of another form, or do not fit an argument; the message says which."""
 
 
-class MNISTDataModule(L.LightningDataModule):
-    """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
+class ImageDataModule(L.LightningDataModule):
+    """Images of classes: those of training are split into training and validation images, those of the test are not.
+
+    A subclass has `load`, and the attributes `classes` and, unless its images are of 28x28, `image_shape`.
+
+    Args:
+        val_size: Number of training images held out for validation, the last that `load` gives. By default a fifth.
+        batch_size: Training images per step, over all devices together.
+        eval_batch_size: Images per step in validation and test, over all devices together.
+        augment: Changes the images of each training batch, (B, *image_shape) float32 in [0, 1] -> the same.
 
     Raises:
         ValueError: An argument lies outside its range; the message begins with its name.
-        DataError: The files are missing or damaged, `load` gives another form, or an argument does not fit the data.
-
-    Args:
-        dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
-        data_dir: Folder in torchvision's layout, for downloads, too; by default LIT_MNIST_DATA_DIR, or else data.
-        val_size: Number of training images held out for validation, the last in file order. By default a fifth.
-        batch_size: Training images per step, over all devices together.
-        eval_batch_size: Images per step in validation and test, over all devices together.
-        augment: Changes the images of each training batch, (B, 28, 28) float32 in [0, 1] -> the same.
+        DataError: The images are missing or damaged, `load` gives another form, or an argument does not fit them.
     """
+
+    classes: list[str]  # names of the classes; label 0 is the first
+    image_shape: tuple[int, ...] = (28, 28)  # of an image: (H, W) for greyscale, (C, H, W) for colour
 
     def __init__(
         self,
-        dataset: Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"] = "mnist",
-        data_dir: str | None = None,
         val_size: int | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 2000,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if dataset not in (names := (*SETS, "digits")):  # such as that of a checkpoint
-            raise DataError(f"dataset: {dataset} is not one of {', '.join(names)}")
         for name, value in (("val_size", val_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is not at least 1")
-        self.save_hyperparameters({"dataset": dataset, "val_size": val_size, "batch_size": batch_size}, logger=False)
-        self.dataset, self.val_size, self.augment = dataset, val_size, augment
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
-        self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")  # names
-        self.num_classes = len(self.classes)
-        self.folder = self.data_dir / (SETS[dataset].__name__ if dataset in SETS else "") / "raw"
-        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images (N, 28, 28) uint8, labels (N,) int64, file order
+        self.save_hyperparameters({"val_size": val_size, "batch_size": batch_size}, logger=False)
+        self.val_size, self.batch_size, self.eval_batch_size = val_size, batch_size, eval_batch_size
+        self.augment = augment
+        self.name = type(self).__name__  # of the data set, for reports and checkpoints
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images (N, *image_shape) uint8, labels (N,) int64
 
-    def prepare_data(self) -> None:
-        """Download or unpack what is missing; Lightning calls this on one process per machine."""
-        if self.dataset == "digits":
-            return
-        kind = SETS[self.dataset]
-        resources = [*kind.resources["train"], *kind.resources["test"]] if self.dataset == "qmnist" else kind.resources
-        missing = [path for url, _ in resources if not (path := self.folder / Path(url).stem).exists()]
-        mine: list[Path] = []
-        try:
-            if missing:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(self.folder / ".lock"):  # two runs that start at once download once
-                    mine = [path for path in missing if not path.exists()]
-                    for train in (True, False):
-                        kind(self.data_dir, train=train, download=True)
-        except BaseException as error:
-            for path in mine:
-                path.unlink(missing_ok=True)  # it may be half unpacked
-            if not isinstance(error, OSError | RuntimeError | EOFError):
-                raise
-            raise DataError(
-                f"{self.folder}: there is no {', no '.join(path.name for path in missing)}; to download or unpack it"
-                f" failed: {error}; put the files there, name a folder that has them by"
-                " --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
-            ) from error
+    @property
+    def num_classes(self) -> int:
+        if not hasattr(self, "classes"):
+            raise DataError(f"classes: {type(self).__name__} does not name its classes")
+        return len(self.classes)
+
+    def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """All training or test images (N, *image_shape) uint8 and their labels (N,) int64."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method load(split)")
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split the images that a stage needs, each once: fit, validate, test or predict; None is all."""
@@ -95,6 +67,9 @@ class MNISTDataModule(L.LightningDataModule):
             val_size = len(images) // 5 if self.val_size is None else self.val_size
             if not 1 <= val_size < len(images):
                 raise DataError(f"val_size: {val_size} is not in 1..{len(images) - 1}")
+            if (labels.diff() >= 0).all() and labels[-1] > labels[-val_size - 1]:
+                why = f"so the last {val_size} have a class without training images; shuffle them"
+                raise DataError(f"load('train') gives images sorted by class, {why}")
             self.splits["train"] = images[:-val_size], labels[:-val_size]
             self.splits["val"] = images[-val_size:], labels[-val_size:]
         if stage in ("test", "predict", None) and "test" not in self.splits:
@@ -103,28 +78,16 @@ class MNISTDataModule(L.LightningDataModule):
     def _loaded(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """What `load` gives, in the form that it promises; DataError."""
         images, labels = self.load(split)
-        what, form = f"load({split!r}) gives", tuple(images.shape)
-        if images.dtype != torch.uint8 or len(form) not in (3, 4):
-            raise DataError(f"{what} images of {images.dtype} {form}, not of torch.uint8 (N, H, W) or (N, C, H, W)")
+        what, form, shape = f"load({split!r}) gives", tuple(images.shape), tuple(self.image_shape)
+        if images.dtype != torch.uint8 or form[1:] != shape or len(shape) not in (2, 3):
+            raise DataError(
+                f"{what} images of {images.dtype} {form}, not of torch.uint8 {('N', *shape)}; image_shape is {shape}"
+            )
         if labels.dtype != torch.int64 or labels.shape != form[:1]:
             raise DataError(f"{what} labels of {labels.dtype} {tuple(labels.shape)}, not of torch.int64 {form[:1]}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise DataError(f"{what} labels in {labels.min()}..{labels.max()}, not in 0..{self.num_classes - 1}")
         return images, labels
-
-    def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
-        if self.dataset == "digits":
-            return load_digits(split)
-        try:
-            data = SETS[self.dataset](self.data_dir, train=split == "train")
-            if self.dataset == "mnist" and crc32(data.data.numpy(), crc32(data.targets.numpy())) != CRC[split]:
-                raise ValueError(f"other {split} images or labels than MNIST's")
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise DataError(
-                f"{self.folder}: missing or damaged ({error}); delete the files to have them anew"
-            ) from error
-        return data.data, data.targets.view(len(data.targets), -1)[:, 0].long()  # qmnist's rows hold the class first
 
     def _loader(self, split: str, batch_size: int) -> BatchLoader:
         rank, world_size, device = 0, 1, torch.device("cpu")
@@ -167,17 +130,6 @@ def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.to(dtype) / 255
 
 
-def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 digits in MNIST's form: (N, 28, 28) uint8, (N,) int64; the last fifth is the test set."""
-    from sklearn import datasets
-
-    digits = datasets.load_digits()
-    small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
-    fitted = F.interpolate(small, size=(20, 20), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 20, 20)
-    images = torch.zeros(len(fitted), 28, 28, dtype=torch.uint8)
-    for canvas, digit in zip(images, fitted, strict=True):  # its centre of mass goes to the centre of the canvas
-        centre = [(digit.sum(axis) * torch.arange(20)).sum() / digit.sum() for axis in (1, 0)]
-        top, left = (round(14 - float(place)) for place in centre)
-        canvas[top : top + 20, left : left + 20] = digit
-    labels = torch.tensor(digits.target, dtype=torch.int64)
-    return (images[:1438], labels[:1438]) if split == "train" else (images[1438:], labels[1438:])
+def name_of(data: Any) -> str:
+    """The name of the data set of a data module, such as mnist; "" without one."""
+    return "" if data is None else getattr(data, "name", None) or type(data).__name__

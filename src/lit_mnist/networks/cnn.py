@@ -1,5 +1,7 @@
 """A small convolutional network."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,18 +13,22 @@ class CNN(nn.Module):
         channels: Channels after the first two convolutions, at least 2; then half as many more, at last twice as many.
         dropout: Share of the features dropped before the last layer, 0 to below 1.
         num_classes: Number of logits, at least 1.
+        image_shape: Shape of an image: (H, W) or (C, H, W).
     """
 
-    def __init__(self, channels: int = 16, dropout: float = 0.0, num_classes: int = 10) -> None:
+    def __init__(
+        self, channels: int = 16, dropout: float = 0.0, num_classes: int = 10, image_shape: Sequence[int] = (28, 28)
+    ) -> None:
         for name, value, least in (("channels", channels, 2), ("num_classes", num_classes, 1)):
             if value < least:
                 raise ValueError(f"{name}: {value} is not at least {least}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: {dropout} is not in [0, 1)")
         super().__init__()
-        self.channels, self.dropout, self.num_classes = channels, dropout, num_classes
+        self.channels, self.dropout, self.num_classes, self.image_shape = channels, dropout, num_classes, image_shape
+        self.in_channels = image_shape[0] if len(image_shape) == 3 else 1
         self.layers = nn.Sequential(
-            *_convolve(1, channels, kernel_size=5, stride=2),  # (B, 1, 28, 28) -> (B, C, 14, 14)
+            *_convolve(self.in_channels, channels, kernel_size=5, stride=2),  # (B, 1, 28, 28) -> (B, C, 14, 14)
             *_convolve(channels, channels),
             *_convolve(channels, 3 * channels // 2, stride=2),  # -> (B, 1.5C, 7, 7)
             *_convolve(3 * channels // 2, 3 * channels // 2),
@@ -35,8 +41,9 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # which convolves faster
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) or (B, 1, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
-        return self.layers(images.view(-1, 1, *images.shape[-2:]))  # type: ignore[no-any-return]  # -> (B, 1, 28, 28)
+        """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
+        planes = images.view(-1, self.in_channels, *images.shape[-2:])  # (B, H, W) -> (B, 1, H, W)
+        return self.layers(planes)  # type: ignore[no-any-return]
 
 
 def _convolve(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -1,5 +1,6 @@
 """A multilayer perceptron: the network of the tutorial."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ class MLP(nn.Module):
         dropout: Share of activations dropped after the hidden layers, 0 to below 1: one for all or one for each.
         num_classes: Number of logits.
         batch_norm: Whether activations are normalised by batch before each ReLU.
+        image_shape: Shape of an image: (H, W) or (C, H, W).
     """
 
     def __init__(
@@ -21,6 +23,7 @@ class MLP(nn.Module):
         dropout: float | Sequence[float] = 0.0,
         num_classes: int = 10,
         batch_norm: bool = False,
+        image_shape: Sequence[int] = (28, 28),
     ) -> None:
         shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(hidden_sizes)
         if min(hidden_sizes, default=1) < 1:
@@ -32,9 +35,9 @@ class MLP(nn.Module):
             raise ValueError(f"dropout: {shares} has {len(shares)} values, not one for each of {list(hidden_sizes)}")
         super().__init__()
         self.hidden_sizes, self.dropout = hidden_sizes, dropout
-        self.num_classes, self.batch_norm = num_classes, batch_norm
+        self.num_classes, self.batch_norm, self.image_shape = num_classes, batch_norm, image_shape
         layers: list[nn.Module] = []
-        in_features = 28 * 28
+        in_features = math.prod(image_shape)
         for size, share in zip(hidden_sizes, shares, strict=True):
             norm = [nn.BatchNorm1d(size)] if batch_norm else []
             layers += [nn.Linear(in_features, size), *norm, nn.ReLU()]
@@ -48,5 +51,5 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) or (B, 1, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
         return self.layers(images.flatten(1))  # type: ignore[no-any-return]  # (B, 28, 28) -> (B, 784)

@@ -16,18 +16,22 @@ from lit_mnist.runs.checks import FitCheck
 from lit_mnist.runs.history import History
 
 
-def run_callbacks(run: str | Path, checkpoints: bool = True, show: bool = True) -> list[Callback]:
+def run_callbacks(
+    run: str | Path, checkpoints: bool = True, show: bool = True, best: str = "val/loss", mode: str = "min"
+) -> list[Callback]:
     """Callbacks that leave metrics.csv and checkpoints in a run folder, and let a fit go on exactly.
 
     Args:
         run: The run folder.
-        checkpoints: Whether to leave checkpoints/best.ckpt (of the lowest val/loss) and checkpoints/last.ckpt.
+        checkpoints: Whether to leave checkpoints/best.ckpt and checkpoints/last.ckpt.
         show: Whether to print a line per epoch.
+        best: The metric of which best.ckpt has the best value.
+        mode: Whether its lowest value is best, min, or its highest, max.
     """
     run = Path(run).expanduser()
     callbacks: list[Callback] = [FitCheck(), EpochSeed(), History(run, show)]
     if checkpoints:
-        callbacks += [RunCheckpoint(run, "best", monitor="val/loss"), RunCheckpoint(run, "last")]
+        callbacks += [RunCheckpoint(run, "best", best, mode), RunCheckpoint(run, "last")]
     return callbacks
 
 
@@ -56,10 +60,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's own, of its own name, so that another one of the user is no second of a kind."""
 
-    def __init__(self, run: Path, name: str, monitor: str | None = None) -> None:
-        super().__init__(
-            str(run / "checkpoints"), name, monitor, save_on_train_epoch_end=True, enable_version_counter=False
-        )
+    def __init__(self, run: Path, name: str, monitor: str | None = None, mode: str = "min") -> None:
+        options: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+        super().__init__(str(run / "checkpoints"), name, monitor, mode=mode, **options)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

@@ -45,6 +45,8 @@ def check_schedules(trainer: L.Trainer) -> None:
         if planned is not None and planned < steps:
             end = f"{planned} {config.interval}s"
             raise ModelError(f"lr_scheduler: {name} was planned for {end}, and this fit has {steps:.0f}")
+        if zero := [period for period in ("step_size", "T_max", "total_iters") if getattr(schedule, period, 1) == 0]:
+            raise ModelError(f"lr_scheduler.{zero[0]}: 0 is not at least 1")
         if isinstance(schedule, CosineAnnealingLR) and schedule.T_max < steps:
             when = f"after {schedule.T_max} of {steps} {config.interval}s"
             print_error(f"--model.lr_scheduler.T_max: lr rises again {when}; take {steps}", "warning")

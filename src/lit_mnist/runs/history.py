@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.utils import get_total_norm
 
 from lit_mnist.atomic import write_whole
+from lit_mnist.classifier import Classifier
 from lit_mnist.runs.folder import read_metrics
 
 
@@ -43,13 +44,16 @@ class History(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._val = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+            found = trainer.callback_metrics.items()
+            self._val = {name: value.item() for name, value in found if not name.startswith("train")}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == self._step:  # no batch was left, as after max_steps
             return
-        train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}  # on all devices
-        found = train | self._val
+        logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train")}
+        if isinstance(pl_module, Classifier):  # which logs them only now
+            logged = pl_module.train_metrics.compute()  # on all devices
+        found = {name: value.item() for name, value in logged.items()} | self._val
         measured = {name: found[name] for name in metrics_of([found])}
         epoch, seconds = trainer.current_epoch + 1, time.perf_counter() - self._started
         if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("/loss")]:

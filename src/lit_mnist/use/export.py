@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from lit_mnist import __version__
 from lit_mnist.atomic import write_whole
-from lit_mnist.classifier import Classifier, read_checkpoint
-from lit_mnist.data import MNISTDataModule, rescale
+from lit_mnist.classifier import Classifier
+from lit_mnist.data import DataError, MNISTDataModule, rescale
 from lit_mnist.errors import fail
-from lit_mnist.runs.folder import find_checkpoint, run_of
+from lit_mnist.runs.folder import run_of
+from lit_mnist.runs.parts import load_classifier
+from lit_mnist.use.predict import batches
 
 TOLERANCE = 1e-5  # a probability may differ from PyTorch's by less than this
 
@@ -28,7 +31,7 @@ class FromImages(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and classes of a batch: (N, 28, 28) uint8 -> (N, C) float32, (N,) int64."""
+        """Probabilities and classes of a batch: (N, *image_shape) uint8 -> (N, C) float32, (N,) int64."""
         probabilities = self.network(rescale(images)).softmax(dim=1)
         return probabilities, probabilities.argmax(dim=1)
 
@@ -41,9 +44,10 @@ def export(
 ) -> None:
     """Write a checkpoint as one ONNX file that answers without this program.
 
-    The file takes images (N, 28, 28) uint8, light on dark, for any N, and gives probabilities (N, C) float32 and class
-    (N,) int64, the place of the most probable one in the names of the classes, which the metadata hold. It is kept only
-    if it answers as PyTorch does on all test images of the checkpoint's data set.
+    The file takes images (N, *image_shape) uint8 for any N, such as those of the training. It gives probabilities
+    (N, C) float32 and class (N,) int64, the place of the most probable one in the names of the classes. The metadata
+    hold these names. The file is kept only if it answers as PyTorch does on all test images of the data set or, where
+    they are not at hand, on noise.
 
     Args:
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
@@ -57,45 +61,59 @@ def export(
         import onnxscript  # noqa: F401
     except ImportError as error:
         fail(f"export needs {error.name}; install it with: pip install 'lit-mnist[export]'")
-    checkpoint = find_checkpoint(ckpt_path)
+    classifier, checkpoint, data = load_classifier(ckpt_path, network)
     path = Path(output).expanduser() if output else (run_of(checkpoint) or checkpoint.parent) / "model.onnx"
     if path.suffix != ".onnx" or not path.parent.is_dir():
         fail(f"--output: {path} does not end in .onnx, or its folder does not exist")
-    saved = read_checkpoint(checkpoint)
-    model = FromImages(Classifier.load_from_checkpoint(checkpoint, network=network).network)
-    dataset = saved["datamodule_hyper_parameters"].get("dataset", "mnist")
-    data = MNISTDataModule(dataset, data_dir)
-    data.prepare_data()
-    data.setup("test")
-    images, labels = data.splits["test"]
+    model, shape = FromImages(classifier.network), classifier.image_shape
+    images, labels = test_images(classifier, data, data_dir)
+    what = f"{len(images):,} {f'test images of {classifier.dataset}' if len(labels) else 'images of noise'}"
     with torch.inference_mode():
-        expected = model(images)
-    accuracy = (expected[1] == labels).float().mean().item()
-    about = {
-        "lit_mnist": __version__,
-        "classes": json.dumps(saved.get("classes")),
-        "test_accuracy": f"{accuracy:.4f} on {dataset}",
-    }
+        expected = [torch.cat(part) for part in zip(*map(model, batches(images)), strict=True)]  # (N, C), (N,)
+    about = {"lit_mnist": __version__, "classes": json.dumps(classifier.classes)}
+    if len(labels):
+        accuracy = f"{(expected[1] == labels).float().mean():.4f}"
+        about["test_accuracy"] = f"{accuracy} on {classifier.dataset}"
+        what += f", accuracy {accuracy}"
     with write_whole(path) as part:
-        write_onnx(model, part, about)
+        write_onnx(model, shape, part, about)
         session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
-        answers = [session.run(None, {"images": batch.numpy()}) for batch in (images[:1], images[1:])]  # of any size
+        answers = [session.run(None, {"images": batch.numpy()}) for batch in (images[:1], *batches(images[1:]))]
         probabilities, classes = (torch.from_numpy(np.concatenate(both)) for both in zip(*answers, strict=True))
         difference = (probabilities - expected[0]).abs().max().item()
         if not difference < TOLERANCE or not torch.equal(classes, expected[1]):
             fail(f"{path} is not written: its probabilities differ from PyTorch's by up to {difference:.1g}", status=1)
     print(f"exported  {os.path.relpath(path)}  ({path.stat().st_size / 1000:,.0f} kB)")
-    print(
-        f"checked   {len(images):,} test images of {dataset}, accuracy {accuracy:.4f}, as PyTorch to {difference:.1g}"
-    )
+    print(f"checked   {what}, as PyTorch to {difference:.1g}")
     print(f"load it   onnxruntime.InferenceSession({os.path.relpath(path)!r})")
 
 
-def write_onnx(model: FromImages, path: Path, about: dict[str, str]) -> None:
+def test_images(classifier: Classifier, data: Any, data_dir: str | None) -> tuple[Tensor, Tensor]:
+    """The test images of the data set and their labels or, where they are not at hand, noise and none.
+
+    Args:
+        classifier: It names its data set.
+        data: The data of its fit, or None for a data set that is known by its name.
+        data_dir: Folder of the images.
+    """
+    try:
+        if data is None or data_dir:
+            data = MNISTDataModule(classifier.dataset, data_dir)  # type: ignore[arg-type]
+        data.setup("test")
+        images, labels = data.splits["test"]
+        if list(images.shape[1:]) == list(classifier.image_shape):
+            return images, labels
+    except (DataError, AttributeError):  # AttributeError: of a data module of another kind
+        pass
+    noise = torch.randint(256, (1000, *classifier.image_shape), generator=torch.Generator().manual_seed(0))
+    return noise.to(torch.uint8), torch.empty(0)
+
+
+def write_onnx(model: FromImages, shape: Sequence[int], path: Path, about: dict[str, str]) -> None:
     """Write a model as an ONNX file with its weights inside; ``about`` becomes its metadata."""
     import onnx
 
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)  # of 2, since a batch of 1 would be taken for a constant
+    example = torch.zeros(2, *shape, dtype=torch.uint8)  # of 2, since a batch of 1 would be taken for a constant
     names: Any = {"input_names": ["images"], "output_names": ["probabilities", "class"]}
     size: Any = {"dynamic_shapes": {"images": {0: "N"}}}
     program = torch.onnx.export(model, (example,), dynamo=True, verbose=False, **names, **size)

@@ -1,6 +1,8 @@
 """Image files of any kind, made into what the network knows: digits of 28x28, light on dark, as MNIST has them."""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from lit_mnist.use.image_files import ImageError
+from lit_mnist.image_files import ImageError, fit
 
 CONTRAST = 0.03  # of the full range; with less there is nothing that an eye would see
 BOX, SIDE = 20, 28  # MNIST's digits fill the first, centred in the second
@@ -20,13 +22,31 @@ FINE = 5  # parts of such a pixel in which strokes are made thicker
 Pixels = NDArray[np.float32]
 
 
+def preparation(dataset: str, shape: Sequence[int]) -> Callable[[Image.Image], Tensor]:
+    """What makes an image file one of a data set: of digits and letters, of Fashion-MNIST, or of any other."""
+    known = {**dict.fromkeys(("mnist", "qmnist", "kmnist", "digits"), prepare), "fashion_mnist": clothing}
+    return known.get(dataset, partial(fit, shape=shape))
+
+
+def clothing(image: Image.Image) -> Tensor:
+    """Make an image what Fashion-MNIST's are: light on dark, with a longer side of 28 pixels: (28, 28) uint8."""
+    pixels = grey(image)  # (H, W)
+    ground = np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()]))
+    pixels = 255 - pixels if ground > 127 else pixels
+    rows, columns = (np.flatnonzero((pixels > 255 * CONTRAST).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        raise ImageError("nothing is shown on the image")
+    shown = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return fit(Image.fromarray(shown.astype(np.uint8)), (SIDE, SIDE))
+
+
 def prepare(image: Image.Image) -> Tensor:
     """Make an image what MNIST's are: the drawing in a box of 20x20, its centre of mass in the middle of 28x28.
 
     An image that `is_mnists` accepts is only made grey and, if faint, brighter. ImageError: nothing is drawn on it.
 
     Args:
-        image: In mode L, RGB, RGBA or F, dark on light or light on dark; what is transparent counts as ground.
+        image: In mode L, RGB or RGBA, dark on light or light on dark; what is transparent counts as ground.
 
     Returns:
         The digit, (28, 28) uint8, light on dark.
@@ -51,11 +71,6 @@ def is_mnists(pixels: Pixels) -> bool:
 def grey(image: Image.Image) -> Pixels:
     """Brightness, or the one of red, green and blue in which a drawing stands out more: (H, W) float32 in [0, 255]."""
     pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3) or (H, W, 4)
-    if image.mode == "F":  # numbers of any range
-        whites = (1, 255, 1023, 4095, 16383, 65535) if pixels.min() >= 0 else ()  # standardised numbers have none
-        pixels = pixels - min(pixels.min(), 0)
-        white = next((white for white in whites if pixels.max() <= white), pixels.max())
-        pixels *= 255 / white
     if image.mode == "RGBA":  # on white or, where all that is drawn is light, on black
         drawn = np.asarray(image.convert("RGB").convert("L"))[pixels[..., 3] > pixels[..., 3].max() / 2]
         ground = Image.new("RGBA", image.size, "black" if drawn.min(initial=255) > 127 else "white")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import CheckpointError, Classifier
 from lit_mnist.data import rescale
 from lit_mnist.errors import fail, print_error
-from lit_mnist.runs.folder import find_checkpoint
-from lit_mnist.use.image_files import ImageError, find_images, load_image
-from lit_mnist.use.images import prepare
+from lit_mnist.image_files import ImageError, find_images, load_image, show_progress
+from lit_mnist.runs.parts import load_classifier
+from lit_mnist.use.images import preparation
 
-BATCH = 2000  # images that the network takes at once
+BATCH = 2000 * 28 * 28  # pixels that the network takes at once
 ROWS = 50  # of the table on the terminal
 COLUMNS = ("file", "class", "probability", "runner_up", "runner_up_probability")
 
@@ -59,7 +60,7 @@ def predict(
     path = Path(output).expanduser() if output else None
     if path and (path.suffix.lower() not in (".csv", ".jsonl") or not path.parent.is_dir()):
         fail(f"--output: {output} does not end in .csv or .jsonl, or its folder does not exist")
-    classifier = Classifier.load_from_checkpoint(find_checkpoint(ckpt_path), network=network)
+    classifier, *_ = load_classifier(ckpt_path, network)
     failures: list[ImageError] = []
     try:
         predictions = predict_images(classifier, images, failures.append)
@@ -78,7 +79,7 @@ def predict(
 def predict_images(
     classifier: Classifier, images: Iterable[str | Path], on_error: Callable[[ImageError], object] | None = None
 ) -> list[Prediction]:
-    """Read image files, prepare them as `lit_mnist.use.images.prepare` does, and classify them.
+    """Read image files, make them what the images are that the classifier was trained on, and classify them.
 
     Args:
         classifier: Used in evaluation mode, on the device where it is.
@@ -88,38 +89,42 @@ def predict_images(
     Returns:
         One prediction for each image, in the order of `find_images`.
     """
-    from rich.console import Console
-    from rich.progress import track
-
+    prepare = preparation(classifier.dataset, classifier.image_shape)
     files, prepared = [], []
-    found, console = find_images(images), Console(stderr=True)
-    for file in track(found, "reading", console=console, transient=True, disable=not console.is_terminal):
+    found = find_images(images)
+    for file in show_progress(found, len(found)):
         try:
-            prepared.append(prepare(load_image(file)))  # (28, 28) uint8
+            prepared.append(prepare(load_image(file)))  # image_shape, uint8
             files.append(file)
         except ImageError as error:
             line = ImageError(f"{file}: {error}")
             if on_error is None:
                 raise line from error
             on_error(line)
-    rows = probabilities_of(classifier, torch.stack(prepared)).tolist() if files else []  # (N, 28, 28) -> (N, C)
+    rows = probabilities_of(classifier, torch.stack(prepared)).tolist() if files else []  # -> (N, C)
     named = [zip(classifier.classes, row, strict=True) for row in rows]
     ordered = [dict(sorted(row, key=lambda item: -item[1])) for row in named]
     return [Prediction(file, row) for file, row in zip(files, ordered, strict=True)]
 
 
 def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
-    """Probabilities of the classes, in evaluation mode: (N, 28, 28) uint8 -> (N, C) float32 on the CPU.
+    """Probabilities of the classes, in evaluation mode: (N, *image_shape) uint8 -> (N, C) float32 on the CPU.
 
     Raises:
         CheckpointError: The answers are not numbers, or not one for each class.
     """
     classifier.eval()
     with torch.inference_mode():
-        logits = torch.cat([classifier(rescale(batch.to(classifier.device))) for batch in images.split(BATCH)])
+        logits = torch.cat([classifier(rescale(batch.to(classifier.device))) for batch in batches(images)])
     if logits.shape[1] != len(classifier.classes) or not logits.isfinite().all():
         raise CheckpointError(f"the network does not give a number for each of {len(classifier.classes)} classes")
     return logits.float().softmax(1).cpu()
+
+
+def batches(images: Tensor) -> tuple[Tensor, ...]:
+    """As many images at once as the memory of any machine allows, of images (N, *image_shape)."""
+    split: tuple[Tensor, ...] = images.split(max(1, BATCH // math.prod(images.shape[1:])))
+    return split
 
 
 def show(predictions: Sequence[Prediction], output: str | None) -> None:

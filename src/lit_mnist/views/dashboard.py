@@ -1,5 +1,6 @@
 """What TensorBoard shows of a fit beside its curves, and the figures that a fit leaves in the run folder."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ class Dashboard(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in writers(trainer):
-            example = torch.zeros(1, 28, 28, device=pl_module.device, dtype=pl_module.dtype)
+            example = torch.zeros(1, *pl_module.image_shape, device=pl_module.device, dtype=pl_module.dtype)
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -48,8 +49,10 @@ class Dashboard(Callback):
             images, labels = (part[:36] for part in data.splits["train"])
             leave_figure(trainer, figures.samples(images, labels, pl_module.classes), self.run / "samples.png")
         first = next(pl_module.network.parameters())
-        if first.shape[1:] == (28 * 28,):  # a unit for whole images
-            leave_figure(trainer, figures.weights(first), self.run / "weights.png")
+        if len(shape := pl_module.image_shape) == 2 and first.shape[1:] == (
+            math.prod(shape),
+        ):  # units for whole images
+            leave_figure(trainer, figures.weights(first.view(-1, *shape)), self.run / "weights.png")
 
 
 class StepLoss(Callback):

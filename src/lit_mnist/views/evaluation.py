@@ -13,6 +13,8 @@ from torch import Tensor
 from torchmetrics.functional import classification
 
 from lit_mnist.atomic import write_whole
+from lit_mnist.classifier import Classifier
+from lit_mnist.data import name_of
 from lit_mnist.views import figures
 from lit_mnist.views.dashboard import leave_figure
 
@@ -28,7 +30,9 @@ class Evaluation(Callback):
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
         self.run, self.draw = Path(run).expanduser(), draw
         self.tested = tested  # name, epoch and global step of the checkpoint
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # (B, 28, 28) uint8, (B, C) probabilities, (B,) labels
+        self._batches: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # (B, *image_shape) uint8, (B, C) probabilities, (B,) labels
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._batches = []
@@ -36,6 +40,8 @@ class Evaluation(Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        if not isinstance(pl_module, Classifier):
+            return
         images, labels = (batch[0] * 255).round().to(torch.uint8), batch[1]
         self._batches.append((images.cpu(), outputs["logits"].float().softmax(1).cpu(), labels.cpu()))
 
@@ -47,17 +53,16 @@ class Evaluation(Callback):
         if not trainer.is_global_zero:
             return
         self.run.mkdir(parents=True, exist_ok=True)
+        scores = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
+        tested = self.tested | {"dataset": name_of(getattr(trainer, "datamodule", None))}
+        if not isinstance(pl_module, Classifier):
+            return self._write_scores(tested | scores)
         classes: list[str] = pl_module.classes
         images, probabilities, labels = (torch.cat(part) for part in zip(*chain(*shares), strict=True))  # N in all
         highest, answers = probabilities.max(1)  # (N, C) -> (N,), (N,)
         right = answers == labels
         error = classification.multiclass_calibration_error(probabilities, labels, len(classes), n_bins=15).item()
-        scores = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
-        data: Any = getattr(trainer, "datamodule", None)
-        tested = self.tested | {"dataset": getattr(data, "dataset", type(data).__name__)}
-        with write_whole(self.run / "test.json") as part:
-            content = {**tested, "images": len(labels), **scores, "calibration_error": error}
-            part.write_text(json.dumps(content, indent=2) + "\n")
+        self._write_scores({**tested, "images": len(labels), **scores, "calibration_error": error})
         self._write_per_class(labels, answers, classes)
         if not self.draw:
             return
@@ -68,6 +73,10 @@ class Evaluation(Callback):
         shown = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
         leave_figure(trainer, shown, self.run / "mistakes.png")
         leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
+
+    def _write_scores(self, content: dict[str, Any]) -> None:
+        with write_whole(self.run / "test.json") as part:
+            part.write_text(json.dumps(content, indent=2) + "\n")
 
     def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
         from sklearn.metrics import precision_recall_fscore_support

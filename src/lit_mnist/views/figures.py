@@ -102,7 +102,7 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
 
 
 def samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> "Figure":
-    """Images (N, H, W) uint8 with the names of their classes (N,) int64 above."""
+    """Images (N, H, W) or (N, C, H, W) uint8 with the names of their classes (N,) int64 above."""
     names = [shortened(classes[label], 11) for label in labels.tolist()]
     return _gallery(images, names, columns=9 if max(map(len, names)) < 8 else 6)
 
@@ -114,12 +114,12 @@ def shortened(name: str, length: int) -> str:
 
 
 def weights(weight: Tensor) -> "Figure":
-    """What each of the first 64 units of a layer looks for, (units, 784): light excites it, dark inhibits."""
+    """What each of the first 64 units of a layer looks for, (units, H, W): light excites it, dark inhibits."""
     from torchvision.utils import make_grid
 
     kept = weight[:64].detach().float().cpu()
     columns = math.ceil(math.sqrt(len(kept)))
-    grid = make_grid(kept.view(-1, 1, 28, 28), nrow=columns, padding=2, pad_value=math.nan)[0]  # (rows, columns) px
+    grid = make_grid(kept[:, None], nrow=columns, padding=2, pad_value=math.nan)[0]  # (rows, columns) px
     figure, axes = new_figure(7, 6)
     limit = kept.abs().quantile(0.99).item()
     drawn = axes.imshow(grid.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -162,7 +162,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
 def mistakes(
     images: Tensor, labels: Tensor, answers: Tensor, probabilities: Tensor, classes: Sequence[str]
 ) -> "Figure":
-    """Images (N, H, W) uint8 with the true class, the answer and its probability, each (N,), above."""
+    """Images (N, H, W) or (N, C, H, W) uint8 with the true class, the answer and its probability, each (N,), above."""
     if not len(images):
         figure, axes = new_figure(7, 1.5)
         axes.set_axis_off()
@@ -201,19 +201,23 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
 
 
 def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> "Figure":
-    """Images (N, H, W) in a grid, each with a title above; one picture, since axes for each would take long."""
-    height, width = images.shape[1:]
+    """Images in a grid, each with a title above; one picture, since axes for each would take long."""
+    if images.ndim == 4:  # colour: (N, 3, H, W) -> (N, H, W, 3); one plane of others
+        pixels = images.movedim(1, -1) if images.shape[1] == 3 else images[:, :1].movedim(1, -1).expand(-1, -1, -1, 3)
+    else:  # (N, H, W) -> (N, H, W, 3); those of MNIST's form as ink on paper
+        pixels = (255 - images if images.shape[1:] == (28, 28) else images)[..., None].expand(-1, -1, -1, 3)
+    height, width = pixels.shape[1:3]
     lines = 1 + max(title.count("\n") for title in titles)
     small = max(len(line) for title in titles for line in title.split("\n")) > 70 // columns  # to fit above an image
     cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # pixels of a cell, and of the space for titles
     rows = math.ceil(len(images) / columns)
-    sheet = torch.zeros(rows * (height + 6 + top), columns * cell, dtype=torch.uint8)
+    sheet = torch.full((rows * (height + 6 + top), columns * cell, 3), 255, dtype=torch.uint8)
     figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell)
-    for i, (image, title) in enumerate(zip(images.cpu(), titles, strict=True)):
+    for i, (image, title) in enumerate(zip(pixels.cpu(), titles, strict=True)):
         y, x = i // columns * (height + 6 + top) + top, i % columns * cell + (cell - width) // 2
         sheet[y : y + height, x : x + width] = image
         place = {"ha": "center", "va": "bottom", "fontsize": 7 if small else 9}
         axes.text(x + width / 2, y - 2, title, parse_math=False, **place)
-    axes.imshow(sheet.numpy(), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(sheet.numpy(), interpolation="nearest")
     axes.set_axis_off()
     return figure

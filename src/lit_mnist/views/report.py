@@ -133,7 +133,8 @@ def overfitting(rows: list[dict[str, float]]) -> str:
 def outdated(run: Run) -> str:
     """A sentence where the test is of another epoch than its checkpoint is now; otherwise ""."""
     tested = run.test.get("epoch")
-    now = {"best.ckpt": figures.best_row(run.rows), "last.ckpt": run.rows[-1]}.get(run.test.get("checkpoint", ""))
+    best = figures.best_row(run.rows) if run.options.get("best") == "val/loss" else None
+    now = {"best.ckpt": best, "last.ckpt": run.rows[-1]}.get(str(run.test.get("checkpoint")))
     if tested is None or now is None or now["epoch"] == tested:
         return ""
     return (

@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from lit_mnist.classifier import Classifier, read_checkpoint
 from lit_mnist.errors import fail, print_error
-from lit_mnist.runs.folder import find_checkpoint
+from lit_mnist.runs.parts import load_classifier
 
 
 def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, network: nn.Module | None = None) -> None:
@@ -25,16 +24,16 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
         from lit_mnist.use.demo.app import application
     except ModuleNotFoundError as error:
         fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
-    checkpoint = find_checkpoint(ckpt_path)
-    images = read_checkpoint(checkpoint)["datamodule_hyper_parameters"].get("dataset", "images of your own")
-    classifier = Classifier.load_from_checkpoint(checkpoint, network=network)
+    classifier, checkpoint, _ = load_classifier(ckpt_path, network)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         fail(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; --port 0 takes a free one")
     name = f"[{host}]" if ":" in host else host
     local = host in ("127.0.0.1", "::1", "localhost")
-    app = application(classifier, str(checkpoint), f"trained on {images}", [name, "localhost"] if local else ["*"])
+    app = application(
+        classifier, str(checkpoint), f"trained on {classifier.dataset}", [name, "localhost"] if local else ["*"]
+    )
     if not local:
         print_error(f"--host {host}: all who can reach this machine can use the page", "warning")
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)

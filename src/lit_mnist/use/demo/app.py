@@ -1,5 +1,6 @@
 """What the demo's page asks for: its own three files, and a reading of an image."""
 
+import base64
 import html
 import io
 import json
@@ -13,10 +14,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from torchvision.io import encode_png
 
 from lit_mnist.classifier import Classifier
-from lit_mnist.use.image_files import ImageError, load_image
-from lit_mnist.use.images import prepare
+from lit_mnist.image_files import ImageError, load_image
+from lit_mnist.use.images import preparation
 from lit_mnist.use.predict import probabilities_of
 
 FOLDER = Path(__file__).parent
@@ -32,7 +34,7 @@ def application(classifier: Classifier, checkpoint: str, about: str, hosts: list
     """The demo as an ASGI application, which the page names a checkpoint and a line about it, for some hosts or "*".
 
     ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
-    of the classes and the 784 pixels, 0 to 255, that the model has ``seen``, or else an ``error`` in one line.
+    of the classes and the image that the model has ``seen``, a PNG file as an address, or an ``error`` in one line.
     """
     page = Template((FOLDER / "page.html").read_text()).substitute(
         checkpoint=html.escape(checkpoint),
@@ -70,9 +72,10 @@ def application(classifier: Classifier, checkpoint: str, about: str, hosts: list
 def answer(classifier: Classifier, content: bytes) -> Response:
     """Read an image file, as JSON."""
     try:
-        image = prepare(load_image(io.BytesIO(content)))  # (28, 28) uint8
+        image = preparation(classifier.dataset, classifier.image_shape)(load_image(io.BytesIO(content)))
     except ImageError as error:
         reason = str(error)
         return JSONResponse({"error": f"{reason[:1].upper()}{reason[1:]}."}, 400)
-    probabilities = probabilities_of(classifier, image[None])[0]  # (1, 28, 28) -> (C,)
-    return JSONResponse({"probabilities": probabilities.tolist(), "seen": image.flatten().tolist()})
+    probabilities = probabilities_of(classifier, image[None])[0]  # (1, *image_shape) -> (C,)
+    png = base64.b64encode(encode_png(image if image.ndim == 3 else image[None]).numpy().tobytes()).decode()
+    return JSONResponse({"probabilities": probabilities.tolist(), "seen": f"data:image/png;base64,{png}"})

@@ -4,6 +4,7 @@
 const PEN = 44; // width of a stroke on the pad's 560 pixels, much as the strokes of MNIST
 const STEP = 14; // of the arrow keys
 const SCALE = 1 / 3; // of the drawing that is sent: less to work on, and still more than the model sees
+const NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="; // a transparent pixel
 const find = (id) => document.getElementById(id);
 const pad = find("pad");
 const paper = pad.getContext("2d");
@@ -125,9 +126,7 @@ function show({ error, probabilities, seen }) {
     row.querySelector(".bar").style.setProperty("--share", probabilities[i]);
     row.querySelector(".percent").textContent = percent(probabilities[i]);
   });
-  const image = new ImageData(28, 28);
-  seen.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
-  find("seen").getContext("2d").putImageData(image, 0, 0);
+  find("seen").src = seen;
   say(`${classes[first]}, ${percent(probabilities[first])}; runner-up ${classes[second]}, ${percent(probabilities[second])}`);
 }
 
@@ -142,7 +141,7 @@ function showNothing() {
     row.querySelector(".bar").style.setProperty("--share", 0);
     row.querySelector(".percent").textContent = "";
   }
-  find("seen").getContext("2d").clearRect(0, 0, 28, 28);
+  find("seen").src = NOTHING;
   say("");
 }
 
@@ -233,5 +232,5 @@ for (const each of classes) {
 }
 const longest = Math.max(...classes.map((each) => each.length));
 find("reading").classList.toggle("words", longest > 2); // which take more room than digits
-find("bars").style.setProperty("--name", `${Math.max(1, 0.6 * Math.min(longest, 12))}rem`);
+find("bars").style.setProperty("--name", `${Math.max(1, 0.7 * Math.min(longest, 12))}rem`);
 clear();

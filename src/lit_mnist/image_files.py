@@ -1,18 +1,22 @@
-"""Image files: found in folders, and read as pictures of at most a million pixels."""
+"""Image files: found in folders, read as pictures of at most a million pixels, and fitted into a shape."""
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 PIXELS = 1_000_000  # larger images are reduced to about so many: strokes stay wide enough, and it takes moments
-Image.MAX_IMAGE_PIXELS = 50_000_000  # which bounds the memory that a file can take
+LIMIT = 50_000_000  # pixels, which bounds the memory that a file can take
+Image.MAX_IMAGE_PIXELS = None  # Pillow would warn, too
+warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data, for instance
 
 
 class ImageError(Exception):
@@ -26,17 +30,16 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
         source: Path of a PNG, JPEG, BMP, TIFF, WebP or GIF file, or a file of that kind opened for reading bytes.
 
     Returns:
-        An image in mode L, RGB, RGBA or, of numbers of more than 8 bits, F; an ImageError says why there is none.
+        An image in mode L, RGB or RGBA; an ImageError says why there is none.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as image:
-                factor = math.ceil(math.sqrt(image.width * image.height / PIXELS))
-                return ImageOps.exif_transpose(_plain(image).reduce(factor))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError("the image has more than 50 megapixels; scale it down") from error
+        with Image.open(source, formats=FORMATS) as image:  # reads the head of the file alone
+            if image.width * image.height > LIMIT:
+                raise ImageError("the image has more than 50 megapixels; scale it down")
+            factor = math.ceil(math.sqrt(image.width * image.height / PIXELS))
+            return ImageOps.exif_transpose(_plain(image).reduce(factor))
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         if str(source).endswith(".csv"):
             how = "Image.fromarray(row.reshape(28, 28).astype('uint8')).save(...) makes an image of a row of 784 pixels"
@@ -47,9 +50,13 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """An image in a mode that can be reduced: L, RGB, RGBA or F, with its EXIF data."""
-    if image.mode.startswith(("I", "F")):
-        plain = Image.fromarray(np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0))
+    """An image in mode L, RGB or RGBA, with its EXIF data."""
+    if image.mode.startswith(("I", "F")):  # numbers of more than 8 bits, or of any range
+        pixels = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)  # (H, W)
+        whites = (1, 255, 1023, 4095, 16383, 65535) if pixels.min() >= 0 else ()  # standardised numbers have none
+        pixels -= min(pixels.min(), 0)
+        white = next((white for white in whites if pixels.max() <= white), max(pixels.max(), 1e-9))
+        plain = Image.fromarray((pixels * (255 / white)).round().astype(np.uint8))
     elif image.mode == "LAB":
         plain = image.getchannel(0)  # lightness
     elif image.has_transparency_data:
@@ -58,6 +65,16 @@ def _plain(image: Image.Image) -> Image.Image:
         plain = image.convert("L" if image.mode in ("1", "L") else "RGB")
     plain.getexif().update(image.getexif())
     return plain
+
+
+def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
+    """Scale an image, in proportion and padded with black, to a shape (H, W), greyscale, or (3, H, W), RGB: uint8."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    image = image.convert("L" if len(shape) == 2 or shape[0] == 1 else "RGB")
+    padded = ImageOps.pad(image, (shape[-1], shape[-2]), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(padded))  # (H, W) or (H, W, 3)
+    return (pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels).reshape(*shape)
 
 
 def find_images(images: Iterable[str | Path]) -> list[Path]:
@@ -75,3 +92,12 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
                 raise ImageError(f"{path}: there is no image in this folder: {', '.join(sorted(SUFFIXES))}")
         found |= dict.fromkeys(below if path.is_dir() else [path])
     return list(found)
+
+
+def show_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The items, with a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, "reading", total, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,100 @@
+"""MNIST and data sets of its form: downloaded, unpacked and read by torchvision, or embedded."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+from zlib import crc32
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.datasets import KMNIST, MNIST, QMNIST, FashionMNIST
+
+from lit_mnist.data.module import DataError, ImageDataModule
+
+SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST, "qmnist": QMNIST}
+CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST's labels and images; torchvision checks the archives alone
+
+
+class MNISTDataModule(ImageDataModule):
+    """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
+
+    Args:
+        dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
+        data_dir: Folder in torchvision's layout, also for downloads. Default: LIT_MNIST_DATA_DIR, or else data.
+        kwargs: Of `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        dataset: Literal["mnist", "fashion_mnist", "kmnist", "qmnist", "digits"] = "mnist",
+        data_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if dataset not in (names := (*SETS, "digits")):  # such as that of a checkpoint
+            raise DataError(f"dataset: {dataset} is not one of {', '.join(names)}")
+        self.save_hyperparameters({"dataset": dataset}, logger=False)
+        self.dataset = dataset
+        self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
+        self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")
+        self.folder = self.data_dir / (SETS[dataset].__name__ if dataset in SETS else "") / "raw"
+        if type(self).load is MNISTDataModule.load:  # a subclass has images of its own
+            self.name = dataset
+
+    def prepare_data(self) -> None:
+        """Download or unpack what is missing; Lightning calls this on one process per machine."""
+        if self.dataset == "digits":
+            return
+        kind = SETS[self.dataset]
+        resources = [*kind.resources["train"], *kind.resources["test"]] if self.dataset == "qmnist" else kind.resources
+        missing = [path for url, _ in resources if not (path := self.folder / Path(url).stem).exists()]
+        mine: list[Path] = []
+        try:
+            if missing:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / ".lock"):  # two runs that start at once download once
+                    mine = [path for path in missing if not path.exists()]
+                    for train in (True, False):
+                        kind(self.data_dir, train=train, download=True)
+        except BaseException as error:
+            for path in mine:
+                path.unlink(missing_ok=True)  # it may be half unpacked
+            if not isinstance(error, OSError | RuntimeError | EOFError):
+                raise
+            raise DataError(
+                f"{self.folder}: there is no {', no '.join(path.name for path in missing)}; to download or unpack it"
+                f" failed: {error}; put the files there, name a folder that has them by"
+                " --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
+            ) from error
+
+    def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
+        if self.dataset == "digits":
+            return load_digits(split)
+        try:
+            data = SETS[self.dataset](self.data_dir, train=split == "train")
+            if self.dataset == "mnist" and crc32(data.data.numpy(), crc32(data.targets.numpy())) != CRC[split]:
+                raise ValueError(f"other {split} images or labels than MNIST's")
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            raise DataError(
+                f"{self.folder}: missing or damaged ({error}); delete the files to have them anew"
+            ) from error
+        return data.data, data.targets.view(len(data.targets), -1)[:, 0].long()  # qmnist's rows hold the class first
+
+
+def load_digits(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """scikit-learn's 1,797 digits in MNIST's form: (N, 28, 28) uint8, (N,) int64; the last fifth is the test set."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    small = torch.tensor(digits.images, dtype=torch.float32)[:, None] * (255 / 16)  # (1797, 1, 8, 8) in [0, 255]
+    fitted = F.interpolate(small, size=(20, 20), mode="bilinear")[:, 0].round().to(torch.uint8)  # (1797, 20, 20)
+    images = torch.zeros(len(fitted), 28, 28, dtype=torch.uint8)
+    for canvas, digit in zip(images, fitted, strict=True):  # its centre of mass goes to the centre of the canvas
+        centre = [(digit.sum(axis) * torch.arange(20)).sum() / digit.sum() for axis in (1, 0)]
+        top, left = (round(14 - float(place)) for place in centre)
+        canvas[top : top + 20, left : left + 20] = digit
+    labels = torch.tensor(digits.target, dtype=torch.int64)
+    return (images[:1438], labels[:1438]) if split == "train" else (images[1438:], labels[1438:])

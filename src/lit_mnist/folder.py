@@ -1,0 +1,115 @@
+"""A folder of image files, one folder for each class, read into memory as images of one shape."""
+
+import math
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from lit_mnist.data import DataError, ImageDataModule
+from lit_mnist.image_files import SUFFIXES, ImageError, fit, load_image, show_progress
+
+File = tuple[Path, int]  # an image and its label
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images in root/CLASS/, which are split here, or in root/train/CLASS/, root/val/CLASS/ and root/test/CLASS/.
+
+    Greyscale, RGB, RGBA, palette and 16-bit files of any size are scaled in proportion and padded with black. A file
+    that cannot be read gets a line on stderr and is left out.
+
+    Args:
+        root: The folder.
+        size: Height and width of the images in pixels.
+        grey: Whether images are greyscale, (size, size), or RGB, (3, size, size).
+        val_share: Share of each class held out for validation, in (0, 1), where there is no folder root/val.
+        test_share: Share of each class held out for the test, in (0, 1), where there is no folder root/test.
+        batch_size: Images per step, over all devices together.
+        augment: Changes the images of each training batch, (B, *image_shape) float32 in [0, 1] -> the same.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 64,
+        grey: bool = False,
+        val_share: float = 0.2,
+        test_share: float = 0.2,
+        batch_size: int = 128,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, eval_batch_size=batch_size, augment=augment)
+        if size < 1:
+            raise ValueError(f"size: {size} is not at least 1")
+        for name, share, most in (("val_share", val_share, 1), ("test_share", test_share, 1 - val_share)):
+            if not 0 < share < most:
+                raise ValueError(f"{name}: {share} is not in (0, {most:g})")
+        self.root, self.shares = Path(root).expanduser(), {"test": test_share, "val": val_share}
+        self.image_shape = (size, size) if grey else (3, size, size)
+        self.name = self.root.resolve().name
+        self.folders = {"train": self.root}
+        if (self.root / "train").is_dir():
+            self.folders = {
+                split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()
+            }
+        self.classes = sorted(path.name for path in self.folders["train"].glob("[!.]*/"))
+        if len(self.classes) < 2:
+            raise DataError(f"root: {self.folders['train']} has no folders of images for two or more classes")
+
+    def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """Read the images of a split, those for validation last."""
+        files = self._files()
+        chosen = files["test"] if split == "test" else [*files["train"], *files["val"]]
+        size = len(chosen) * math.prod(self.image_shape)  # in bytes
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+        if size > memory / 2:
+            fits = math.isqrt(int(memory / 2 / size * self.image_shape[-1] ** 2))
+            raise DataError(f"size: {len(chosen):,} images take {size / 1e9:.1f} GB of memory; {fits} would fit")
+        rank_zero_only(print)(f"{self.root}: {len(chosen):,} images for {split}, {size / 1e6:,.0f} MB", file=sys.stderr)
+        images = torch.empty(len(chosen), *self.image_shape, dtype=torch.uint8)
+        labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
+        with ThreadPoolExecutor() as pool:
+            for i, image in enumerate(show_progress(pool.map(self._read, chosen), len(chosen))):
+                images[i] = 0 if image is None else image
+                labels[i] = -1 if image is None else labels[i]
+        if split == "train":
+            self.val_size = int((labels[len(files["train"]) :] >= 0).sum())
+        return (images, labels) if (labels >= 0).all() else (images[labels >= 0], labels[labels >= 0])
+
+    def _files(self) -> dict[str, list[File]]:
+        """The files of each split, of every class at least one, in an order drawn once and for all."""
+        files = {split: self._found(folder) for split, folder in self.folders.items()}
+        for split, share in self.shares.items():
+            if split not in files:
+                of_class = [[file for file in files["train"] if file[1] == label] for label in range(self.num_classes)]
+                parts = [some[: max(1, round(share * len(some)))] for some in of_class]
+                files[split] = [file for part in parts for file in part]
+                files["train"] = [
+                    file for some, part in zip(of_class, parts, strict=True) for file in some[len(part) :]
+                ]
+        for split, found in files.items():
+            if absent := set(range(self.num_classes)).difference(label for _, label in found):
+                raise DataError(f"root: {self.root} has too few images of {self.classes[min(absent)]} for {split}")
+        return {split: mixed(found) for split, found in files.items()}
+
+    def _found(self, folder: Path) -> list[File]:
+        paths = [(path, i) for i, name in enumerate(self.classes) for path in sorted((folder / name).rglob("*"))]
+        return mixed([file for file in paths if file[0].suffix.lower() in SUFFIXES])
+
+    def _read(self, file: File) -> Tensor | None:
+        try:
+            return fit(load_image(file[0]), self.image_shape)
+        except ImageError as error:
+            rank_zero_only(print)(f"{file[0]} is left out: {error}", file=sys.stderr)
+            return None
+
+
+def mixed(files: list[File]) -> list[File]:
+    """Files in an order that depends on their number alone."""
+    return [files[i] for i in np.random.default_rng(0).permutation(len(files))]
