@@ -1,6 +1,7 @@
 """reproduce: the same fit over several seeds, continued where it was stopped."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,23 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
     same_name = configs[0].parent / "other/first.yaml"
     same_name.write_text(yaml.safe_dump(SHORT))
     cli(*first[:2], same_name, *first[2:]).refused("two configs have the same name")
+
+
+def test_data_and_model_are_those_that_the_config_names(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own_parts.py").write_text(
+        "from lit_mnist import Classifier, MNISTDataModule\n"
+        "class Inverted(MNISTDataModule):\n"
+        "    def load(self, split):\n"
+        "        images, labels = super().load(split)\n"
+        "        return 255 - images, labels\n"
+        "class Own(Classifier):\n"
+        "    def __init__(self, number: int = 1, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+    )
+    data = {"class_path": "own_parts.Inverted", "init_args": {"dataset": "digits"}}
+    model = {"class_path": "own_parts.Own", "init_args": {"number": 2}}
+    Path("own.yaml").write_text(yaml.safe_dump({"data": data, "model": model, "trainer": {"max_epochs": 1}}))
+    cli("reproduce", "own.yaml", "--seeds", 2, "--output", "out").worked()
+    run = Path("out/runs/own/seed_1/lightning_logs/version_0")
+    assert json.loads((run / "test.json").read_text())["dataset"] == "Inverted"
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"] == "own_parts.Own"

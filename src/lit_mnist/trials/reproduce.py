@@ -130,7 +130,8 @@ def _lines(rows: list[Row], command: str) -> list[str]:
     table = [["config", "n", *metrics]]
     for config in configs:
         samples = [curves_of(rows, config, metric)[:, -1] for metric in metrics]
-        table.append([f"`{config}`", str(len(samples[0])), *(f"{s.mean():.4f} ± {s.std(ddof=1):.4f}" for s in samples)])
+        cells = ["-" if np.isnan(s).any() else f"{s.mean():.4f} ± {s.std(ddof=1):.4f}" for s in samples]
+        table.append([f"`{config}`", str(len(samples[0])), *cells])
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
