@@ -134,3 +134,10 @@ def test_two_fits_that_start_at_once_in_an_empty_folder_get_a_run_each(tmp_path:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert {path.name for path in (tmp_path / "lightning_logs").iterdir()} == {"version_0", "version_1"}
+
+
+def test_the_installed_command_finds_modules_in_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "own_data.py").write_text("from lit_mnist import MNISTDataModule\nclass Own(MNISTDataModule): pass\n")
+    words = ("fit", "--data", "own_data.Own", "--data.dataset", "digits", "--trainer.fast_dev_run", 1)
+    done = run_command(Path(sys.executable).parent / "lit-mnist", *words, "--trainer.accelerator", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

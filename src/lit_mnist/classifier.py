@@ -38,7 +38,7 @@ class Classifier(L.LightningModule):
     """A network with all that Lightning needs to train, validate, test and predict with it.
 
     Args:
-        network: Images (B, 28, 28) in [0, 1] -> logits (B, num_classes), such as MLP, which None is, or CNN.
+        network: Images (B, *image_shape) in [0, 1] -> logits (B, num_classes), such as MLP, which None is, or CNN.
         optimizer: Called with the parameters, such as Adam.
         lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. Where it has total_steps
             that nobody gave, they are those of the fit, and it steps after every one.
@@ -139,7 +139,7 @@ class Classifier(L.LightningModule):
         checkpoint["network"] = f"{kind.__module__}.{kind.__qualname__}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch: (B, 28, 28) float32 in [0, 1] -> (B, num_classes) float32."""
+        """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
         return cast(Tensor, (self.compiled or self.network)(images))
 
     def _step(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:

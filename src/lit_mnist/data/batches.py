@@ -27,7 +27,7 @@ class EpochSampler(Sampler[int]):
 
 @dataclass
 class BatchLoader:
-    """Yields (images (B, 28, 28) uint8, labels (B,) int64) by indexing the tensors of all images once per batch.
+    """Yields (images (B, *image_shape) uint8, labels (B,) int64) by indexing the tensors of all images once per batch.
 
     Lightning leaves it alone, since it has no ``dataset``. ``batch_size`` counts over all devices: each of them gets
     every world_size-th image of a batch, of which the last one of an epoch may be smaller.

@@ -115,18 +115,18 @@ class ImageDataModule(L.LightningDataModule):
     predict_dataloader = test_dataloader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Rescale (images (B, 28, 28) uint8, labels), and augment the images of a training batch."""
+        """Rescale (images (B, *image_shape) uint8, labels), and augment the images of a training batch."""
         if isinstance(batch, Tensor):  # a model's example_input_array, which is a network's input already
             return batch
         images, labels = batch
         images = rescale(images, getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32))
         if self.augment is not None and self.trainer and self.trainer.training:
-            images = self.augment(images)  # (B, 28, 28) -> (B, 28, 28)
+            images = self.augment(images)  # (B, *image_shape) -> the same
         return images, labels
 
 
 def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn images into a network's input: (B, 28, 28) uint8 -> (B, 28, 28) float32, or another dtype, in [0, 1]."""
+    """Turn images into a network's input: (B, *image_shape) uint8 -> float32, or another dtype, in [0, 1]."""
     return images.to(dtype) / 255
 
 

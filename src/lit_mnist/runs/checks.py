@@ -27,7 +27,7 @@ class FitCheck(Callback):
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         loader: Any = trainer.train_dataloader
         if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may give its batches once
-            images, labels = trainer.strategy.batch_to_device(next(iter(loader)))  # (B, 28, 28) in [0, 1], (B,)
+            images, labels = trainer.strategy.batch_to_device(next(iter(loader)))  # (B, *image_shape) in [0, 1], (B,)
             if len(labels):  # a device may have no share of a small data set
                 with trainer.precision_plugin.train_step_context(), torch.no_grad():
                     check_model(pl_module, images, labels)
@@ -60,7 +60,7 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     modes = [(module, module.training) for module in network.modules()]
     name = f"network: {type(network).__name__} does not take images (B, {', '.join(map(str, images.shape[1:]))})"
     network.eval()
-    logits = tried(name, model, images)  # (B, 28, 28) -> (B, num_classes)
+    logits = tried(name, model, images)  # (B, *image_shape) -> (B, num_classes)
     for module, mode in modes:
         module.training = mode
     if logits.shape != (len(images), count):
