@@ -11,7 +11,7 @@ LEAVES = ("atomic", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast", "views", "use", "cli", "trials", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 700,
+    STARTER: 730,
     ("augment",): 86,
     ("image_files", "folder"): 220,
     ("runs",): 410,

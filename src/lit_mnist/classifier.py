@@ -35,24 +35,26 @@ class ModelError(ValueError):
 
 
 class Classifier(L.LightningModule):
-    """A network with all that Lightning needs to train, validate, test and predict with it.
+    """A network with its loss, metrics, optimizer and schedule; Lightning calls the hooks below.
 
     Args:
-        network: Images (B, *image_shape) in [0, 1] -> logits (B, num_classes), such as MLP, which None is, or CNN.
+        network: Images (B, *image_shape) in [0, 1] -> logits (B, num_classes), such as MLP, the default, or CNN.
         optimizer: Called with the parameters, such as Adam.
-        lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. Where it has total_steps
-            that nobody gave, they are those of the fit, and it steps after every one.
-        lr_scheduler_interval: Whether it steps after every epoch or after every training step.
-        loss: Logits (B, num_classes), labels (B,) -> the loss that trains; None is CrossEntropyLoss. The loss that is
-            measured is the cross-entropy, whatever trains.
-        metrics: Metrics of logits and labels by name, beside loss and accuracy: f1 is logged as train/f1, val/f1, ...
+        lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. If it takes total_steps
+            and none are given, the length of the fit is used, and the schedule advances after every step.
+        lr_scheduler_interval: Whether the schedule advances after every epoch or after every training step.
+        loss: Logits (B, num_classes), labels (B,) -> the loss that is minimised; None is CrossEntropyLoss. The metric
+            named loss is the cross-entropy in any case.
+        metrics: Further metrics of logits and labels by name: f1 is logged as train/f1, val/f1 and test/f1.
         num_classes: Number of classes.
-        weights: A checkpoint whose network, of the same form, is where a new fit starts.
+        weights: A checkpoint with a network of the same form, whose weights a new fit starts from.
     """
 
     def __init__(
         self,
-        network: networks.MLP | nn.Module | None = None,  # MLP first, or its short name would mean torchvision's, too
+        network: networks.MLP
+        | nn.Module
+        | None = None,  # MLP first: torchvision has one as well, and the name means ours
         optimizer: OptimizerCallable = KerasRMSprop,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -68,7 +70,7 @@ class Classifier(L.LightningModule):
         self.compiled: Any = None if inner is None else network.forward
         self.optimizer, self.loss = optimizer, nn.CrossEntropyLoss() if loss is None else loss
         self.lr_scheduler, self.lr_scheduler_interval, self.weights = lr_scheduler, lr_scheduler_interval, weights
-        # Of the images; what the data or a checkpoint knows takes their place.
+        # Defaults, replaced in `setup` by those of the data and in `restore` by those of a checkpoint
         self.classes = [str(label) for label in range(num_classes)]
         self.image_shape, self.dataset = [28, 28], ""
         self.save_hyperparameters({"num_classes": num_classes, **networks.describe(self.network)}, logger=False)
@@ -122,79 +124,100 @@ class Classifier(L.LightningModule):
             raise CheckpointError(f"{path}: its weights are of {other}, not of the network that is given") from error
 
     def setup(self, stage: str) -> None:
+        """Called by Lightning before a fit, validation, test or prediction, on every device."""
         data = getattr(self.trainer, "datamodule", None)
         self.classes = getattr(data, "classes", self.classes)
         self.image_shape = list(getattr(data, "image_shape", self.image_shape))
         self.dataset = name_of(data) or self.dataset
 
     def on_fit_start(self) -> None:
-        if not self.training:  # as loaded; Lightning would leave it in evaluation mode
+        """Called by Lightning once before training, after a checkpoint was loaded if the fit is resumed."""
+        if not self.training:  # as `load_from_checkpoint` leaves it; Lightning would train in evaluation mode
             self.train()
-        if self.weights and not self.trainer.ckpt_path:  # which is given where a fit continues
+        if self.weights and not self.trainer.ckpt_path:  # a resumed fit has its own weights
             self.load_network(read_checkpoint(self.weights), self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Called by Lightning for every checkpoint, which then says what it was trained on."""
         checkpoint |= {"classes": self.classes, "image_shape": self.image_shape, "dataset": self.dataset}
-        kind = type(self.network)
-        checkpoint["network"] = f"{kind.__module__}.{kind.__qualname__}"
+        network_class = type(self.network)
+        checkpoint["network"] = f"{network_class.__module__}.{network_class.__qualname__}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
         return cast(Tensor, (self.compiled or self.network)(images))
 
     def _step(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
-        """The mean loss of a batch and its logits (B, num_classes), which the metrics of the stage have seen."""
+        """The mean loss of a batch and its logits (B, num_classes); updates the metrics of the stage."""
         images, labels = batch
-        logits = self(images)  # (B, 28, 28) -> (B, num_classes)
+        logits = self(images)  # (B, *image_shape) -> (B, num_classes)
         if len(labels):  # a device may have no share of the last batch
             metrics.update(logits.detach(), labels)
         return {"loss": self.loss(logits, labels), "logits": logits.detach()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        answers = self._step(batch, self.train_metrics)
-        if self.trainer.world_size > 1 and self.trainer.is_last_batch:  # whose shares may differ in size, and be empty
-            share = torch.tensor(float(len(batch[1])), device=self.device)
-            mean = self.trainer.strategy.reduce(share.clone(), reduce_op="mean")
-            answers["loss"] = answers["loss"].nan_to_num() * share / mean
-        return answers
+        """Called by Lightning for every training batch; the returned loss is backpropagated."""
+        outputs = self._step(batch, self.train_metrics)
+        if self.trainer.world_size > 1 and self.trainer.is_last_batch:
+            outputs["loss"] = self._weighted(outputs["loss"], len(batch[1]))
+        return outputs
+
+    def _weighted(self, loss: Tensor, count: int) -> Tensor:
+        """The loss of one device's share of a batch, weighted by its size: shares of the last batch are unequal."""
+        share = torch.tensor(float(count), device=self.device)
+        mean = self.trainer.strategy.reduce(share.clone(), reduce_op="mean")
+        return loss.nan_to_num() * share / mean  # an empty share has a loss of NaN
 
     def on_train_epoch_end(self) -> None:
+        """Called by Lightning after the last batch and the validation of an epoch."""
         self.log_dict(self.train_metrics)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Called by Lightning for every validation batch, in evaluation mode and without gradients."""
         return self._step(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
+        """Called by Lightning after the last validation batch."""
         self.log_dict(self.val_metrics, prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Called by Lightning for every test batch, in evaluation mode and without gradients."""
         return self._step(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
+        """Called by Lightning after the last test batch."""
         self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.forward(batch[0]).softmax(dim=1)  # (B, 28, 28) -> probabilities (B, num_classes)
+        """Called by `Trainer.predict` for every batch: probabilities (B, num_classes)."""
+        return self.forward(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Called by Lightning once before training."""
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        options, interval, arguments = {}, self.lr_scheduler_interval, inspect.signature(self.lr_scheduler).parameters
-        given = {name: one.default for name, one in arguments.items()} | getattr(self.lr_scheduler, "keywords", {})
-        if given.get("total_steps", 0) is None:
-            if (steps := self.trainer.estimated_stepping_batches) == float("inf"):
+        scheduler, interval = self.lr_scheduler, self.lr_scheduler_interval
+        arguments = {name: parameter.default for name, parameter in inspect.signature(scheduler).parameters.items()}
+        arguments |= getattr(scheduler, "keywords", {})  # given to a functools.partial
+        options = {}
+        if arguments.get("total_steps", 0) is None:  # it takes them, and none are given
+            steps = self.trainer.estimated_stepping_batches
+            if steps == float("inf"):
                 raise ModelError("lr_scheduler: it needs total_steps, --trainer.max_epochs or --trainer.max_steps")
             options["total_steps"], interval = int(steps), "step"
-        scheduler = self.lr_scheduler(optimizer, **options)  # of which ReduceLROnPlateau alone looks at a metric
-        schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
+        schedule: Any = {"scheduler": scheduler(optimizer, **options), "interval": interval}
+        schedule["monitor"] = "val/loss"  # which ReduceLROnPlateau alone looks at
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint as Lightning saves it, checked and read as data: nothing that it names is imported.
+    """Read and check a checkpoint of Lightning as data: nothing that it names is imported.
 
-    Of the data module's hyperparameters it gives the name of the data set and plain numbers.
+    Of the data module's hyperparameters, only the name of the data set and numbers are kept.
+
+    Raises:
+        CheckpointError: The file is not a checkpoint of a fit, or is damaged.
     """
     try:
         file = Path(path).expanduser()

@@ -61,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} needs a method load(split)")
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split the images that a stage needs, each once: fit, validate, test or predict; None is all."""
+        """Called by Lightning on every device; loads what fit, validate, test or predict needs, None everything."""
         if stage in ("fit", "validate", None) and "train" not in self.splits:
             images, labels = self._loaded("train")
             val_size = len(images) // 5 if self.val_size is None else self.val_size
@@ -104,18 +104,21 @@ class ImageDataModule(L.LightningDataModule):
         return BatchLoader(images, labels, batch_size, seed, rank, world_size)
 
     def train_dataloader(self) -> BatchLoader:
+        """Called by Lightning before the first epoch."""
         return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> BatchLoader:
+        """Called by Lightning before the first validation."""
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:
+        """Called by Lightning before a test."""
         return self._loader("test", self.eval_batch_size)
 
     predict_dataloader = test_dataloader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Rescale (images (B, *image_shape) uint8, labels), and augment the images of a training batch."""
+        """Called by Lightning for every batch on its device: rescale the images, and augment those that train."""
         if isinstance(batch, Tensor):  # a model's example_input_array, which is a network's input already
             return batch
         images, labels = batch
