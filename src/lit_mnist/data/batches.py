@@ -29,9 +29,9 @@ class EpochSampler(Sampler[int]):
 class BatchLoader:
     """Yields (images (B, *image_shape) uint8, labels (B,) int64) by indexing the tensors of all images once per batch.
 
-    It has no ``dataset``, so Lightning does not replace its sampler on several devices. ``batch_size`` is the global batch:
-    each device gets every world_size-th image of it. The last batch of an epoch may be smaller. A DataLoader with a
-    BatchSampler is slower, and loses rows on two devices.
+    It has no ``dataset``, so Lightning does not replace its sampler on several devices. ``batch_size`` is the global
+    batch: each device gets every world_size-th image of it. The last batch of an epoch may be smaller. A DataLoader
+    with a BatchSampler is slower, and loses rows on two devices.
     """
 
     images: Tensor
