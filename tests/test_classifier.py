@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
 from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
-from lit_mnist.classifier import CheckpointError, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.data import rescale
 from lit_mnist.fast import FastClassifier
 from lit_mnist.metrics import ClippedCrossEntropy, CrossEntropy

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Cli
 from PIL import Image
+from test_house import SOURCE, STARTER
 
 from lit_mnist import MNISTDataModule
 
@@ -137,3 +138,12 @@ def test_the_page_of_the_reproduction_says_what_its_results_say() -> None:
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(commands(README)), re.MULTILINE))
 def test_every_make_target_in_the_readme_exists(target: str) -> None:
     assert subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_the_readme_counts_the_lines_of_the_core() -> None:
+    files = [SOURCE / "augment.py", *(path for room in STARTER for path in SOURCE.glob(f"{room}*"))]
+    files = [path for part in files for path in ([part] if part.is_file() else part.glob("*.py"))]
+    count = sum(len(path.read_text().splitlines()) for path in files)
+    (claimed,) = re.findall(r"a core of (\d+) lines", README)
+    assert int(claimed) == round(count, -1)
+    assert len(README.splitlines()) <= 130

@@ -8,17 +8,17 @@ from conftest import ROOT
 
 SOURCE = ROOT / "src" / "lit_mnist"
 LEAVES = ("atomic", "errors")  # which all below the starter may import
-STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
+STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "classifier")
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast", "views", "use", "cli", "trials", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 730,
+    STARTER: 734,
     ("augment",): 86,
     ("image_files", "folder"): 220,
-    ("runs",): 410,
+    ("runs",): 430,
     ("fast",): 100,
-    ("views",): 566,
+    ("views",): 602,
     ("use",): 560,
-    ("cli",): 322,
+    ("cli",): 330,
     ("trials",): 165,
     ("__main__",): 115,
     LEAVES: 156,

@@ -18,7 +18,7 @@ from lit_mnist.runs.folder import read_metrics
 
 SOURCE = ROOT / "src" / "lit_mnist"
 QUICK = (*DIGITS, "--trainer.accelerator", "cpu")
-STARTER = ("__init__", "networks", "data", "metrics", "optim", "classifier")
+STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "classifier")
 
 
 def start(folder: Path, *args: Any) -> "subprocess.Popen[str]":

@@ -15,7 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lit_mnist import __version__
-from lit_mnist.classifier import CheckpointError, ModelError
+from lit_mnist.checkpoint import CheckpointError
+from lit_mnist.classifier import ModelError
 from lit_mnist.cli import COMMANDS, run_command
 from lit_mnist.data import DataError
 from lit_mnist.errors import Parser, fail

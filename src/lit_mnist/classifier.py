@@ -1,7 +1,6 @@
 """The LightningModule: a network with its loss, metrics, optimizer and schedule, each of them an argument."""
 
 import inspect
-import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,19 +14,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
 from lit_mnist import networks
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.data import name_of
 from lit_mnist.metrics import CrossEntropy
 from lit_mnist.optim import KerasRMSprop
 
-FORM: dict[str, Any] = {  # of a checkpoint
-    **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
-    **{"classes": list, "image_shape": list, "dataset": str, "epoch": int, "global_step": int},
-}
 Batch = tuple[Tensor, Tensor]  # images (B, *image_shape) float32 in [0, 1], labels (B,) int64
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message names it and says why."""
 
 
 class ModelError(ValueError):
@@ -164,9 +156,8 @@ class Classifier(L.LightningModule):
 
     def _weighted(self, loss: Tensor, count: int) -> Tensor:
         """The loss of one device's share of a batch, weighted by its size: shares of the last batch are unequal."""
-        share = torch.tensor(float(count), device=self.device)
-        mean = self.trainer.strategy.reduce(share.clone(), reduce_op="mean")
-        return loss.nan_to_num() * share / mean  # an empty share has a loss of NaN
+        mean = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="mean")
+        return loss.nan_to_num() * count / mean  # an empty share has a loss of NaN
 
     def on_train_epoch_end(self) -> None:
         """Called by Lightning after the last batch and the validation of an epoch."""
@@ -206,31 +197,6 @@ class Classifier(L.LightningModule):
             if steps == float("inf"):
                 raise ModelError("lr_scheduler: it needs total_steps, --trainer.max_epochs or --trainer.max_steps")
             options["total_steps"], interval = int(steps), "step"
-        schedule: Any = {"scheduler": scheduler(optimizer, **options), "interval": interval}
-        schedule["monitor"] = "val/loss"  # which ReduceLROnPlateau alone looks at
+        # ReduceLROnPlateau alone looks at the monitor
+        schedule: Any = {"scheduler": scheduler(optimizer, **options), "interval": interval, "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read and check a checkpoint of Lightning as data: nothing that it names is imported.
-
-    Of the data module's hyperparameters, only the name of the data set and numbers are kept.
-
-    Raises:
-        CheckpointError: The file is not a checkpoint of a fit, or is damaged.
-    """
-    try:
-        file = Path(path).expanduser()
-        if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
-            raise ValueError(f"the checksum of {damaged} does not match")
-        saved: dict[str, Any] = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}, "classes": []}
-        saved |= {"image_shape": [28, 28], "dataset": ""}
-        saved |= torch.load(file, map_location="cpu", weights_only=True)
-        saved |= {name: kind(saved[name]) for name, kind in FORM.items()}
-        with torch.device("meta"):  # without memory
-            networks.build(saved["hyper_parameters"])
-    except Exception as error:  # whatever torch makes of a file
-        raise CheckpointError(f"{path}: is not a checkpoint of a fit, or is damaged: {error}") from error
-    data = saved["datamodule_hyper_parameters"].items()
-    plain = {name: value for name, value in data if isinstance(value, str if name == "dataset" else int | float)}
-    return saved | {"datamodule_hyper_parameters": plain}

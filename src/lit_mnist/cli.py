@@ -22,7 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_mnist import networks
 from lit_mnist.atomic import write_whole
 from lit_mnist.augment import RandomWarp  # noqa: F401  # for --data.augment RandomWarp
-from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
+from lit_mnist.classifier import Classifier
 from lit_mnist.data import name_of
 from lit_mnist.data.mnist import SETS
 from lit_mnist.errors import Parser, fail, flat, nearest
@@ -30,9 +31,11 @@ from lit_mnist.fast import FastClassifier
 from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, run_of
-from lit_mnist.runs.parts import name_parts, restore
+from lit_mnist.runs.history import metrics_of
+from lit_mnist.runs.parts import NAMES, name_parts, restore
 from lit_mnist.views.dashboard import Dashboard, StepLoss
 from lit_mnist.views.evaluation import Evaluation
+from lit_mnist.views.terminal import EpochBar, NetworkSummary
 
 # For --model.loss.weight '[1, 8]'
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
@@ -45,7 +48,7 @@ COMMANDS = {
 DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
 OWN = (Classifier, FastClassifier)
 LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
-CHANGEABLE = ("data.data_dir", "data.eval_batch_size", "model.weights")  # of these, those that may
+CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
 class CLI(LightningCLI):
@@ -96,7 +99,7 @@ class CLI(LightningCLI):
             run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)  # of its config.yaml
             self.checkpoint = find_checkpoint(known.ckpt_path, Path(known.root).expanduser() / LOGS, run)
             self.saved = read_checkpoint(self.checkpoint)
-            if self.command == "fit" or known.ckpt_path in ("best", "last", None):
+            if self.command == "fit" or known.ckpt_path in (*NAMES, None):
                 if (run := run_of(self.checkpoint)) is None:
                     why = "there is no config.yaml of its fit, so that it cannot be resumed"
                     raise CheckpointError(f"{self.checkpoint}: {why}")
@@ -148,7 +151,7 @@ class CLI(LightningCLI):
         callbacks: list[Any] = []
         if options.enable_progress_bar is None and not any(isinstance(one, stock.ProgressBar) for one in given):
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
-            given = [*given, stock.TQDMProgressBar(refresh_rate=25)] if sys.stdout.isatty() else given
+            given = [*given, EpochBar(refresh_rate=25)] if sys.stdout.isatty() else given
         if command == "validate" or options.fast_dev_run:  # which leave nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
         else:
@@ -165,6 +168,8 @@ class CLI(LightningCLI):
                     self.run, options.enable_checkpointing is not False, best=best, mode=self._mode_of(best)
                 )
                 callbacks += [Dashboard(self.run)] if draw and is_classifier else []
+                if is_classifier and options.enable_model_summary is None:
+                    callbacks, kwargs["enable_model_summary"] = [*callbacks, NetworkSummary()], False
                 callbacks += [StepLoss()] if options.log_every_n_steps and is_classifier else []
             else:
                 kwargs["enable_checkpointing"] = False
@@ -183,7 +188,8 @@ class CLI(LightningCLI):
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
         run = self.checkpoint and run_of(self.checkpoint)
-        if run and self.saved["dataset"] in ("", name_of(self.datamodule)):  # another one is no test of that run
+        same = self.saved and self.saved["dataset"] in ("", name_of(self.datamodule))
+        if run and (same or self.command == "fit"):  # a test on other images is not one of that run
             return run
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
 
@@ -279,7 +285,10 @@ class CLI(LightningCLI):
             restore(model, self.saved, self.checkpoint)
             if self.trainer.is_global_zero:
                 print(f"checkpoint  {quoted(self.checkpoint)}")
-            evaluate(model, datamodule, verbose=True)
+            evaluate(model, datamodule, verbose=False)
+            if self.trainer.is_global_zero:
+                measured = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+                print("  ".join(f"{name} {measured[name]:.4f}" for name in metrics_of([measured])))
         finally:
             self._forget_unbegun_run()
         self._print_run()

@@ -3,11 +3,12 @@
 import math
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class ImageFolderDataModule(ImageDataModule):
                 raise ValueError(f"{name}: {share} is not in (0, {most:g})")
         self.root, self.shares = Path(root).expanduser(), {"test": test_share, "val": val_share}
         self.image_shape = (size, size) if grey else (3, size, size)
-        self.name = self.root.resolve().name
+        self.name = f"folder {self.root.resolve().name}"  # not that of a data set, such as mnist
+        self.save_hyperparameters({"dataset": self.name}, logger=False)
         self.folders = {"train": self.root}
         if (self.root / "train").is_dir():
             self.folders = {
@@ -83,24 +85,27 @@ class ImageFolderDataModule(ImageDataModule):
         return (images, labels) if (labels >= 0).all() else (images[labels >= 0], labels[labels >= 0])
 
     def _files(self) -> dict[str, list[File]]:
-        """The files of each split, of every class at least one, in an order drawn once and for all."""
+        """The files of each split, of every class at least one."""
         files = {split: self._found(folder) for split, folder in self.folders.items()}
+        counts = Counter(label for _, label in files["train"])
         for split, share in self.shares.items():
             if split not in files:
-                of_class = [[file for file in files["train"] if file[1] == label] for label in range(self.num_classes)]
-                parts = [some[: max(1, round(share * len(some)))] for some in of_class]
-                files[split] = [file for part in parts for file in part]
-                files["train"] = [
-                    file for some, part in zip(of_class, parts, strict=True) for file in some[len(part) :]
-                ]
+                files[split] = []
+                for label, count in counts.items():
+                    files[split] += [file for file in files["train"] if file[1] == label][
+                        : max(1, round(share * count))
+                    ]
+                files["train"] = [file for file in files["train"] if file not in files[split]]
         for split, found in files.items():
             if absent := set(range(self.num_classes)).difference(label for _, label in found):
                 raise DataError(f"root: {self.root} has too few images of {self.classes[min(absent)]} for {split}")
-        return {split: mixed(found) for split, found in files.items()}
+        return files
 
     def _found(self, folder: Path) -> list[File]:
-        paths = [(path, i) for i, name in enumerate(self.classes) for path in sorted((folder / name).rglob("*"))]
-        return mixed([file for file in paths if file[0].suffix.lower() in SUFFIXES])
+        """The image files of a folder, mixed by a checksum of their names: adding some leaves most in their splits."""
+        paths = [(path, i) for i, name in enumerate(self.classes) for path in (folder / name).rglob("*")]
+        files = [file for file in paths if file[0].suffix.lower() in SUFFIXES]
+        return sorted(files, key=lambda file: crc32(file[0].relative_to(folder).as_posix().encode()))
 
     def _read(self, file: File) -> Tensor | None:
         try:
@@ -108,8 +113,3 @@ class ImageFolderDataModule(ImageDataModule):
         except ImageError as error:
             rank_zero_only(print)(f"{file[0]} is left out: {error}", file=sys.stderr)
             return None
-
-
-def mixed(files: list[File]) -> list[File]:
-    """Files in an order that depends on their number alone."""
-    return [files[i] for i in np.random.default_rng(0).permutation(len(files))]

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 from torchmetrics.classification import MulticlassF1Score
 
 from lit_mnist import CNN, MLP, Classifier, MNISTDataModule
-from lit_mnist.classifier import CheckpointError
+from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.runs.callbacks import EpochSeed, run_callbacks
 from lit_mnist.runs.folder import find_checkpoint, new_run, read_metrics, run_of
 from lit_mnist.runs.history import DivergedError

@@ -18,7 +18,7 @@ CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST's labels and images;
 
 
 class MNISTDataModule(ImageDataModule):
-    """MNIST or a data set of the same form, split into 48,000 training, 12,000 validation and 10,000 test images.
+    """MNIST or a data set of the same form; MNIST has 48,000 training, 12,000 validation and 10,000 test images.
 
     Args:
         dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
@@ -35,13 +35,13 @@ class MNISTDataModule(ImageDataModule):
         super().__init__(**kwargs)
         if dataset not in (names := (*SETS, "digits")):  # such as that of a checkpoint
             raise DataError(f"dataset: {dataset} is not one of {', '.join(names)}")
-        self.save_hyperparameters({"dataset": dataset}, logger=False)
         self.dataset = dataset
         self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
         self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")
         self.folder = self.data_dir / (SETS[dataset].__name__ if dataset in SETS else "") / "raw"
         if type(self).load is MNISTDataModule.load:  # a subclass has images of its own
             self.name = dataset
+        self.save_hyperparameters({"dataset": self.name}, logger=False)
 
     def prepare_data(self) -> None:
         """Download or unpack what is missing; Lightning calls this on one process per machine."""
@@ -70,7 +70,7 @@ class MNISTDataModule(ImageDataModule):
             ) from error
 
     def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images; yours in a subclass."""
+        """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images."""
         if self.dataset == "digits":
             return load_digits(split)
         try:
@@ -78,9 +78,8 @@ class MNISTDataModule(ImageDataModule):
             if self.dataset == "mnist" and crc32(data.data.numpy(), crc32(data.targets.numpy())) != CRC[split]:
                 raise ValueError(f"other {split} images or labels than MNIST's")
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise DataError(
-                f"{self.folder}: missing or damaged ({error}); delete the files to have them anew"
-            ) from error
+            why = f"missing or damaged ({error}); delete the files to download them again"
+            raise DataError(f"{self.folder}: {why}") from error
         return data.data, data.targets.view(len(data.targets), -1)[:, 0].long()  # qmnist's rows hold the class first
 
 

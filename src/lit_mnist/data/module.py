@@ -44,10 +44,10 @@ class ImageDataModule(L.LightningDataModule):
         for name, value in (("val_size", val_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} is not at least 1")
-        self.save_hyperparameters({"val_size": val_size, "batch_size": batch_size}, logger=False)
         self.val_size, self.batch_size, self.eval_batch_size = val_size, batch_size, eval_batch_size
         self.augment = augment
         self.name = type(self).__name__  # of the data set, for reports and checkpoints
+        self.save_hyperparameters({"val_size": val_size, "batch_size": batch_size, "dataset": self.name}, logger=False)
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images (N, *image_shape) uint8, labels (N,) int64
 
     @property
@@ -80,9 +80,8 @@ class ImageDataModule(L.LightningDataModule):
         images, labels = self.load(split)
         what, form, shape = f"load({split!r}) gives", tuple(images.shape), tuple(self.image_shape)
         if images.dtype != torch.uint8 or form[1:] != shape or len(shape) not in (2, 3):
-            raise DataError(
-                f"{what} images of {images.dtype} {form}, not of torch.uint8 {('N', *shape)}; image_shape is {shape}"
-            )
+            expected = f"torch.uint8 {('N', *shape)}; image_shape is {shape}"
+            raise DataError(f"{what} images of {images.dtype} {form}, not of {expected}")
         if labels.dtype != torch.int64 or labels.shape != form[:1]:
             raise DataError(f"{what} labels of {labels.dtype} {tuple(labels.shape)}, not of torch.int64 {form[:1]}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
@@ -96,8 +95,7 @@ class ImageDataModule(L.LightningDataModule):
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
         if split == "train" and batch_size % world_size:
             raise DataError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
-        if split not in self.splits:  # in a notebook, without a Trainer
-            self.setup("test" if split == "test" else "fit")
+        self.setup("test" if split == "test" else "fit")  # where there is no Trainer, as in a notebook
         images, labels = (part.to(device) for part in self.splits[split])
         shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # which has the same every epoch
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # what seed_everything was given

@@ -42,8 +42,8 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
-        planes = images.view(-1, self.in_channels, *images.shape[-2:])  # (B, H, W) -> (B, 1, H, W)
-        return self.layers(planes)  # type: ignore[no-any-return]
+        # (B, H, W) -> (B, 1, H, W)
+        return self.layers(images.view(-1, self.in_channels, *images.shape[-2:]))  # type: ignore[no-any-return]
 
 
 def _convolve(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.classifier import CheckpointError
+from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.errors import flat
 
 LOGS = "lightning_logs"

@@ -8,9 +8,12 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from lit_mnist.classifier import CheckpointError, Classifier, read_checkpoint
+from lit_mnist.checkpoint import CheckpointError, read_checkpoint
+from lit_mnist.classifier import Classifier
 from lit_mnist.errors import Parser
 from lit_mnist.runs.folder import find_checkpoint, run_of
+
+NAMES = ("best", "last")  # of checkpoints of your own newest run
 
 
 def name_parts(parser: LightningArgumentParser) -> None:
@@ -31,43 +34,61 @@ def _image_shape(data: L.LightningDataModule) -> list[int]:
     return list(getattr(data, "image_shape", (28, 28)))
 
 
-def parts_of(run: Path) -> tuple[L.LightningModule, L.LightningDataModule]:
-    """The model and the data that the config.yaml of a run names, as they were before the fit."""
-    parser = Parser(prog=f"{run / 'config.yaml'}")
-    for name, base in (("model", L.LightningModule), ("data", L.LightningDataModule)):
-        parser.add_lightning_class_args(base, name, subclass_mode=True)
-    name_parts(parser)
+class StoredImages(L.LightningDataModule):
+    """What a checkpoint says of its images, for models that need to know it where the images are not needed."""
+
+    def __init__(self, num_classes: int, image_shape: list[int]) -> None:
+        super().__init__()
+        self.num_classes, self.image_shape = num_classes, image_shape
+
+
+def data_of(run: Path) -> L.LightningDataModule:
+    """The data module that the config.yaml of a run names."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
     options = yaml.safe_load((run / "config.yaml").read_text())
-    parts = parser.instantiate_classes(parser.parse_object({name: options[name] for name in ("model", "data")}))
-    return parts.model, parts.data
+    data: L.LightningDataModule = parser.instantiate(parser.parse_object({"data": options["data"]})).data
+    return data
 
 
-def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, Path, L.LightningDataModule | None]:
-    """A trained classifier in evaluation mode, its checkpoint and, where its run is your own, the data of its fit.
+def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, Path]:
+    """A trained classifier in evaluation mode, and its checkpoint.
 
     Args:
         name: best or last of the newest run, of which config.yaml names all parts, or the path of a checkpoint, of
             which nothing is imported.
-        network: The network of the checkpoint, where it is none of `lit_mnist.networks` and was given by its path.
+        network: Your own network, which a checkpoint that is given by its path needs.
     """
     checkpoint = find_checkpoint(name)
-    if name not in ("best", "last") or network is not None:
-        return Classifier.load_from_checkpoint(checkpoint, network=network), checkpoint, None
-    run = run_of(checkpoint)
+    if name not in NAMES or network is not None:
+        return Classifier.load_from_checkpoint(checkpoint, network=network), checkpoint
+    run, saved = run_of(checkpoint), read_checkpoint(checkpoint)
     assert run
-    model, data = parts_of(run)
+    parser = Parser(prog=f"{run / 'config.yaml'}")
+    for part, base in (("model", L.LightningModule), ("data", L.LightningDataModule)):
+        parser.add_lightning_class_args(base, part, subclass_mode=True)
+    name_parts(parser)
+    images = {"num_classes": len(saved["classes"]), "image_shape": saved["image_shape"]}
+    data = {"class_path": f"{__name__}.StoredImages", "init_args": images}
+    options = {"model": yaml.safe_load((run / "config.yaml").read_text())["model"], "data": data}
+    model = parser.instantiate_classes(parser.parse_object(options)).model
     if not isinstance(model, Classifier):
         raise CheckpointError(f"{checkpoint}: its model, {type(model).__name__}, is not a Classifier")
-    restore(model, read_checkpoint(checkpoint), checkpoint)
-    return model.eval(), checkpoint, data
+    restore(model, saved, checkpoint)
+    return model.eval(), checkpoint
 
 
 def restore(model: L.LightningModule, saved: dict[str, Any], path: Path) -> None:
     """Give a model what a checkpoint holds of it: a classifier its network and the names of its classes."""
     is_classifier = isinstance(model, Classifier)
     if isinstance(model, Classifier):
-        kind, name = type(model.network), saved.get("network")
-        if "network" not in saved["hyper_parameters"] and name != f"{kind.__module__}.{kind.__qualname__}":
+        network_class, name = type(model.network), saved.get("network")
+        if name is None:
+            raise CheckpointError(f"{path}: its model is not a Classifier; name it by --model")
+        if (
+            "network" not in saved["hyper_parameters"]
+            and name != f"{network_class.__module__}.{network_class.__qualname__}"
+        ):
             raise CheckpointError(f"{path}: its network is {name}; name it by --model.network {name}")
         model.restore(saved, path)
     try:

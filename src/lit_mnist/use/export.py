@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lit_mnist import __version__
 from lit_mnist.atomic import write_whole
 from lit_mnist.classifier import Classifier
-from lit_mnist.data import DataError, MNISTDataModule, rescale
+from lit_mnist.data import MNISTDataModule, rescale
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import run_of
-from lit_mnist.runs.parts import load_classifier
+from lit_mnist.runs.parts import NAMES, data_of, load_classifier
 from lit_mnist.use.predict import batches
 
 TOLERANCE = 1e-5  # a probability may differ from PyTorch's by less than this
@@ -45,28 +45,27 @@ def export(
     """Write a checkpoint as one ONNX file that answers without this program.
 
     The file takes images (N, *image_shape) uint8 for any N, such as those of the training. It gives probabilities
-    (N, C) float32 and class (N,) int64, the place of the most probable one in the names of the classes. The metadata
-    hold these names. The file is kept only if it answers as PyTorch does on all test images of the data set or, where
-    they are not at hand, on noise.
+    (N, C) float32 and class (N,) int64, the index of the predicted class. The metadata hold the names of the classes.
+    The file is kept only if it answers as PyTorch does on all test images or, where they are not at hand, on noise.
 
     Args:
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
         output: The file to write, which ends in .onnx. By default model.onnx in the run folder of the checkpoint, or
             beside a checkpoint that lies in none.
-        data_dir: Folder of the test images, as for --data.data_dir.
-        network: The network of the checkpoint, where it is one of your own, by its import path.
+        data_dir: Folder of the test images of MNIST or a set of its form, as for --data.data_dir.
+        network: Your own network, by its import path, which a checkpoint that is given by its path needs.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         fail(f"export needs {error.name}; install it with: pip install 'lit-mnist[export]'")
-    classifier, checkpoint, data = load_classifier(ckpt_path, network)
+    classifier, checkpoint = load_classifier(ckpt_path, network)
     path = Path(output).expanduser() if output else (run_of(checkpoint) or checkpoint.parent) / "model.onnx"
     if path.suffix != ".onnx" or not path.parent.is_dir():
         fail(f"--output: {path} does not end in .onnx, or its folder does not exist")
     model, shape = FromImages(classifier.network), classifier.image_shape
-    images, labels = test_images(classifier, data, data_dir)
+    images, labels = test_images(classifier, run_of(checkpoint) if ckpt_path in NAMES else None, data_dir)
     what = f"{len(images):,} {f'test images of {classifier.dataset}' if len(labels) else 'images of noise'}"
     with torch.inference_mode():
         expected = [torch.cat(part) for part in zip(*map(model, batches(images)), strict=True)]  # (N, C), (N,)
@@ -88,22 +87,21 @@ def export(
     print(f"load it   onnxruntime.InferenceSession({os.path.relpath(path)!r})")
 
 
-def test_images(classifier: Classifier, data: Any, data_dir: str | None) -> tuple[Tensor, Tensor]:
+def test_images(classifier: Classifier, run: Path | None, data_dir: str | None) -> tuple[Tensor, Tensor]:
     """The test images of the data set and their labels or, where they are not at hand, noise and none.
 
     Args:
         classifier: It names its data set.
-        data: The data of its fit, or None for a data set that is known by its name.
-        data_dir: Folder of the images.
+        run: The run folder of which config.yaml names the data; None for a data set that is known by its name.
+        data_dir: Folder of a data set that is known by its name.
     """
     try:
-        if data is None or data_dir:
-            data = MNISTDataModule(classifier.dataset, data_dir)  # type: ignore[arg-type]
+        data: Any = data_of(run) if run and not data_dir else MNISTDataModule(classifier.dataset, data_dir)  # type: ignore[arg-type]
         data.setup("test")
         images, labels = data.splits["test"]
         if list(images.shape[1:]) == list(classifier.image_shape):
             return images, labels
-    except (DataError, AttributeError):  # AttributeError: of a data module of another kind
+    except (ValueError, OSError, AttributeError):  # AttributeError: of a data module of another kind
         pass
     noise = torch.randint(256, (1000, *classifier.image_shape), generator=torch.Generator().manual_seed(0))
     return noise.to(torch.uint8), torch.empty(0)

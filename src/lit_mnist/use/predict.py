@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_mnist.atomic import write_whole
-from lit_mnist.classifier import CheckpointError, Classifier
+from lit_mnist.checkpoint import CheckpointError
+from lit_mnist.classifier import Classifier
 from lit_mnist.data import rescale
 from lit_mnist.errors import fail, print_error
 from lit_mnist.image_files import ImageError, find_images, load_image, show_progress
@@ -33,7 +34,7 @@ class Prediction:
 
     @property
     def answer(self) -> str:
-        """The most probable class."""
+        """The predicted class."""
         return next(iter(self.probabilities))
 
     @property
@@ -48,19 +49,19 @@ def predict(
 ) -> None:
     """Say which digit, or other class, each image file shows.
 
-    PNG, JPEG, BMP, TIFF, WebP and GIF files of any size and colour are made what MNIST's images are. A file that cannot
-    be read gets a line of its own on stderr, and then the exit status is 1.
+    PNG, JPEG, BMP, TIFF, WebP and GIF files of any size and colour are brought into the form of the training images. A
+    file that cannot be read gets a line of its own on stderr, and the exit status is 1.
 
     Args:
         images: Image files, and folders, of which all image files are taken, those in folders inside them, too.
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
         output: A file for all answers, one row per image, which ends in .csv or .jsonl (JSON Lines).
-        network: The network of the checkpoint, where it is one of your own, by its import path.
+        network: Your own network, by its import path, which a checkpoint that is given by its path needs.
     """
     path = Path(output).expanduser() if output else None
     if path and (path.suffix.lower() not in (".csv", ".jsonl") or not path.parent.is_dir()):
         fail(f"--output: {output} does not end in .csv or .jsonl, or its folder does not exist")
-    classifier, *_ = load_classifier(ckpt_path, network)
+    classifier, _ = load_classifier(ckpt_path, network)
     failures: list[ImageError] = []
     try:
         predictions = predict_images(classifier, images, failures.append)
