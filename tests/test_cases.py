@@ -143,7 +143,9 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
         ("fit --model.loss CrossEntropyLoss --model.loss.weight x", "--model.loss.weight: Not of type Tensor"),
         ("fit --data ImageFolderDataModule --data.sise 3", "did you mean --data.size?"),
         ("fit --data Halves", "--data: there is no class Halves; one of your own is named by its import path"),
-        ("fit --model my_model.Nothing", "--model: No module named 'my_model'"),
+        ("fit --model my_model.Nothing", "--model: my_model.Nothing: No module named 'my_model'"),
+        ("fit --data torch.nn.Linear", "--data: torch.nn.Linear is not a LightningDataModule"),
+        ("fit --data.dataset digits --best val/nothing", "--best: val/nothing is not a metric"),
         ("predict", "images: at least one is missing"),
     ],
 )  # fmt: skip

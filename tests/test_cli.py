@@ -105,7 +105,8 @@ def test_the_network_and_the_data_follow_from_the_checkpoint(cli: Cli, own_run: 
 
 
 def test_a_test_of_other_images_is_no_result_of_the_run(cli: Cli, own_run: Path, fashion_dir: Path) -> None:
-    cli("test", "--data.dataset", "fashion_mnist", "--data.data_dir", fashion_dir, "--ckpt_path", "last").worked()
+    done = cli("test", "--data.dataset", "fashion_mnist", "--data.data_dir", fashion_dir, "--ckpt_path", "last")
+    assert (done.status, "warning: the names of the classes are not those of" in done.err) == (0, True)
     assert not (own_run / "test.json").exists()
     assert json.loads((own_run.parent / "version_1/test.json").read_text())["dataset"] == "fashion_mnist"
 
@@ -239,6 +240,17 @@ def test_data_of_ones_own_is_named_by_its_import_path(cli: Cli, tmp_path: Path) 
     cli("test", "--ckpt_path", path).refused("it was trained on Inverted; name these images by --data")
     cli("test", "--ckpt_path", path, *data[:2], "--data.dataset", "digits").worked()
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    (tmp_path / "other.py").write_text(
+        "from own_data import Inverted\n"
+        "class Named(Inverted):\n"
+        "    classes = property(lambda self: list('abcdefghij'), lambda self, names: None)\n"
+        "class Two(Inverted):\n"
+        "    classes = property(lambda self: ['a', 'b'], lambda self, names: None)\n"
+    )
+    other = ("test", "--ckpt_path", path, "--data")
+    done = cli(*other, "other.Named", "--data.dataset", "digits")
+    assert "warning: the names of the classes are not those of" in done.err
+    cli(*other, "other.Two").refused("trained on images of (28, 28) in 10 classes, and the data are images")
 
 
 def test_a_class_in_a_config_keeps_what_the_config_below_it_says(cli: Cli, tmp_path: Path) -> None:
@@ -289,6 +301,11 @@ def test_another_lightning_module_fits_tests_and_resumes_as_if_never_stopped(
     assert json.loads((runs[1] / "test.json").read_text()).keys() >= {"loss", "dataset", "checkpoint"}
     cli("report", "lightning_logs").worked()
     cli("predict", photo).refused("Autoencoder, is not a Classifier")
+    (tmp_path / "own_model.py").write_text(AUTOENCODER.replace('f"{stage}/loss"', 'f"{stage}_loss"'))
+    sys.modules.pop("own_model")
+    assert "warning: --best: val/loss is not logged" in cli(*fit, "--trainer.max_epochs", 1).err
+    cli(*fit, "--trainer.max_epochs", 1, "--best", "val_loss").worked()
+    assert (tmp_path / "lightning_logs/version_3/checkpoints/best.ckpt").is_file()
     cli(*fit, "--best", "val/score").refused("--best: val/score is not a metric of which the best value is known")
 
 

@@ -107,7 +107,11 @@ def test_images_that_memory_cannot_hold_are_refused_with_the_size_that_fits(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--data.root", "nowhere"), "--data.root: nowhere has no folders of images for two or more classes"),
+        (("--data.root", "nowhere"), "--data.root: nowhere is not a folder"),
+        (("--data.root", "few/a"), "--data.root: few/a has no folders of images for two or more classes"),
+        (("--data.root", "valid"), "--data.root: valid has train, valid; name the splits train, val and test"),
+        (("--data.root", "typo"), "--data.root: typo has too few images of dogs for train; take 3"),
+        (("--data.root", "broken"), "--data.root: no image of b for train can be read"),
         ((), "--data.root is missing"),
         (("--data.root", "flags", "--data.size", 0), "--data.size: 0 is not at least 1"),
         (("--data.root", "flags", "--data.val_share", 1), "--data.val_share: 1.0 is not in (0, 1)"),
@@ -119,4 +123,10 @@ def test_images_that_memory_cannot_hold_are_refused_with_the_size_that_fits(
 def test_a_folder_or_share_that_is_wrong_is_refused(root: Path, cli: Cli, options: tuple[str, ...], words: str) -> None:
     write_images(root.parent / "few" / "a", (9, 9, 9), 5)
     write_images(root.parent / "few" / "b", (9, 9, 9), 2)
-    cli("fit", "--data", "ImageFolderDataModule", *options).refused(words)
+    for folder in ("valid/train/a", "valid/valid/a", "typo/train/dog", "typo/train/cat", "typo/test/dogs", "broken/a"):
+        write_images(root.parent / folder, (9, 9, 9), 5)
+    (root.parent / "broken" / "b").mkdir()
+    for i in range(5):
+        (root.parent / "broken" / "b" / f"{i}.png").touch()
+    done = cli("fit", "--data", "ImageFolderDataModule", *options)
+    assert (done.status, done.err.splitlines()[-1].startswith(f"lit-mnist: error: {words}")) == (2, True), done.err

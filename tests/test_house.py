@@ -13,15 +13,15 @@ ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast", "view
 LINES = {  # at most, of all files of a room together
     STARTER: 734,
     ("augment",): 86,
-    ("image_files", "folder"): 220,
-    ("runs",): 430,
+    ("image_files", "folder"): 231,
+    ("runs",): 440,
     ("fast",): 100,
     ("views",): 602,
     ("use",): 560,
-    ("cli",): 330,
+    ("cli",): 342,
     ("trials",): 165,
     ("__main__",): 115,
-    LEAVES: 156,
+    LEAVES: 161,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -18,6 +18,7 @@ from lightning.pytorch import callbacks as stock
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_mnist import networks
 from lit_mnist.atomic import write_whole
@@ -26,7 +27,7 @@ from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import name_of
 from lit_mnist.data.mnist import SETS
-from lit_mnist.errors import Parser, fail, flat, nearest
+from lit_mnist.errors import Parser, fail, flat, nearest, print_error
 from lit_mnist.fast import FastClassifier
 from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
 from lit_mnist.runs.callbacks import run_callbacks
@@ -143,7 +144,8 @@ class CLI(LightningCLI):
         command = self.command
         torch.set_float32_matmul_precision(self.config_init[command].matmul_precision)
         options, draw = self.config_init[command].trainer, self.config_init[command].figures
-        is_classifier = isinstance(self.model, Classifier)
+        is_classifier, best = isinstance(self.model, Classifier), self.config_init[command].best
+        mode = self._mode_of(best) if command == "fit" else "min"
         given = [] if options.callbacks is None else options.callbacks
         given = given if isinstance(given, list) else [given]
         if options.barebones:
@@ -163,10 +165,7 @@ class CLI(LightningCLI):
                     logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=purge
                 )
             if command == "fit":
-                best = self.config_init[command].best
-                callbacks = run_callbacks(
-                    self.run, options.enable_checkpointing is not False, best=best, mode=self._mode_of(best)
-                )
+                callbacks = run_callbacks(self.run, options.enable_checkpointing is not False, best=best, mode=mode)
                 callbacks += [Dashboard(self.run)] if draw and is_classifier else []
                 if is_classifier and options.enable_model_summary is None:
                     callbacks, kwargs["enable_model_summary"] = [*callbacks, NetworkSummary()], False
@@ -221,8 +220,9 @@ class CLI(LightningCLI):
             print(f"the fit had ended before; to resume it, raise {ended}")
         self._print_run()
         best = self.run and self.run / "checkpoints" / "best.ckpt"
-        if self.trainer.is_global_zero and (left := next((one for one in (best, last) if one and one.is_file()), None)):
-            print(f"test with   {program()} test --config {quoted(left.parents[1] / 'config.yaml')}")
+        saved = [path for path in (best, last) if path and path.is_file()]
+        if saved and self.trainer.is_global_zero and is_overridden("test_step", self.model):
+            print(f"test with   {program()} test --config {quoted(saved[0].parents[1] / 'config.yaml')}")
 
     def _metrics(self) -> dict[str, Any]:
         """The metrics of training and validation by their names; {} of a model that is no Classifier."""
@@ -282,6 +282,8 @@ class CLI(LightningCLI):
     def _evaluate(self, evaluate: Any, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         assert self.checkpoint
         try:
+            if isinstance(model, Classifier):
+                self._compare_images(datamodule)
             restore(model, self.saved, self.checkpoint)
             if self.trainer.is_global_zero:
                 print(f"checkpoint  {quoted(self.checkpoint)}")
@@ -292,6 +294,16 @@ class CLI(LightningCLI):
         finally:
             self._forget_unbegun_run()
         self._print_run()
+
+    def _compare_images(self, data: L.LightningDataModule) -> None:
+        """Refuse images that the network does not take, and say where their classes are others."""
+        before = self.saved["image_shape"], len(self.saved["classes"])
+        now = list(getattr(data, "image_shape", before[0])), getattr(data, "num_classes", before[1])
+        if self.saved["classes"] and before != now:
+            images = [f"images of {tuple(shape)} in {count} classes" for shape, count in (before, now)]
+            raise CheckpointError(f"{self.checkpoint}: it was trained on {images[0]}, and the data are {images[1]}")
+        if self.saved["classes"] and getattr(data, "classes", self.saved["classes"]) != self.saved["classes"]:
+            print_error(f"the names of the classes are not those of {self.checkpoint}", "warning")
 
 
 def run_command(args: list[str]) -> CLI:

@@ -112,16 +112,21 @@ def shortened(message: str, options: Iterable[str]) -> str:
             option = f"{option}.{key}".lstrip(".")
     lines = (message.partition("Errors:")[2] or message).strip().splitlines()
     texts = [line.strip(" -") for line in lines if not line.endswith(":")]
-    reason = next((text for text in texts if not text.startswith("Import path")), texts[0] if texts else message)
+    vague = ("Import path", "Expected a <class 'NoneType'>", "Given value")
+    reason = next((text for text in texts if not text.startswith(vague)), texts[0] if texts else message)
     reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
     reason = reason.replace("<class 'collections.abc.Sequence'>", "list such as [1, 2]")
+    if reason.startswith(("No module named", "module '", "cannot import")):
+        return f"--{option}: {given}: {reason}"
+    if reason.startswith("Import path does not correspond to a subclass of "):
+        return f"--{option}: {given} is not a {reason.rpartition(' ')[2]}"
     if reason.startswith("Expected a dot import path"):
         reason = f"there is no class {given}; one of your own is named by its import path, such as my_file.{given}"
         given = ""
     if reason.startswith("Option '"):  # of a class, which is named nearby
         name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
         own = [f"--{option}.{name}" for name in getattr(kind.__init__, "__annotations__", {}) if name not in HIDDEN]
-        known = [*own, *(name for name in options if name.startswith(f"--{option}."))]
+        known = [*own, *(one for one in options if one.startswith(f"--{option}.") and one != f"--{option}.{name}")]
         return f"--{option}.{name}: there is no such option{nearest(name, known)}"
     if "arguments are required: " in reason:
         missing = reason.rpartition(": ")[2].rpartition(".")[2]

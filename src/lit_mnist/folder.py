@@ -17,6 +17,7 @@ from lit_mnist.data import DataError, ImageDataModule
 from lit_mnist.image_files import SUFFIXES, ImageError, fit, load_image, show_progress
 
 File = tuple[Path, int]  # an image and its label
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -55,12 +56,18 @@ class ImageFolderDataModule(ImageDataModule):
         self.image_shape = (size, size) if grey else (3, size, size)
         self.name = f"folder {self.root.resolve().name}"  # not that of a data set, such as mnist
         self.save_hyperparameters({"dataset": self.name}, logger=False)
+        if not self.root.is_dir():
+            raise DataError(f"root: {root} is not a folder")
+        names = {path.name for path in self.root.glob("[!._]*/")}
+        splits = {name for name in names if name.lower() in SPLIT_NAMES}
+        if splits and not {"train"} <= splits <= {"train", "val", "test"}:
+            raise DataError(f"root: {root} has {', '.join(sorted(splits))}; name the splits train, val and test")
         self.folders = {"train": self.root}
-        if (self.root / "train").is_dir():
+        if splits:
             self.folders = {
                 split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()
             }
-        self.classes = sorted(path.name for path in self.folders["train"].glob("[!.]*/"))
+        self.classes = sorted({path.name for folder in self.folders.values() for path in folder.glob("[!._]*/")})
         if len(self.classes) < 2:
             raise DataError(f"root: {self.folders['train']} has no folders of images for two or more classes")
 
@@ -80,6 +87,8 @@ class ImageFolderDataModule(ImageDataModule):
             for i, image in enumerate(show_progress(pool.map(self._read, chosen), len(chosen))):
                 images[i] = 0 if image is None else image
                 labels[i] = -1 if image is None else labels[i]
+        if absent := set(range(self.num_classes)).difference(labels.tolist()):
+            raise DataError(f"root: no image of {self.classes[min(absent)]} for {split} can be read")
         if split == "train":
             self.val_size = int((labels[len(files["train"]) :] >= 0).sum())
         return (images, labels) if (labels >= 0).all() else (images[labels >= 0], labels[labels >= 0])
@@ -98,7 +107,9 @@ class ImageFolderDataModule(ImageDataModule):
                 files["train"] = [file for file in files["train"] if file not in files[split]]
         for split, found in files.items():
             if absent := set(range(self.num_classes)).difference(label for _, label in found):
-                raise DataError(f"root: {self.root} has too few images of {self.classes[min(absent)]} for {split}")
+                raise DataError(
+                    f"root: {self.root} has too few images of {self.classes[min(absent)]} for {split}; take 3"
+                )
         return files
 
     def _found(self, folder: Path) -> list[File]:

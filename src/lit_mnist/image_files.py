@@ -69,6 +69,8 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
     """Scale an image, in proportion and padded with black, to a shape (H, W), greyscale, or (3, H, W), RGB: uint8."""
+    if len(shape) == 3 and shape[0] not in (1, 3):
+        raise ImageError(f"an image file has 1 or 3 channels, but the network takes {shape[0]}")
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     image = image.convert("L" if len(shape) == 2 or shape[0] == 1 else "RGB")

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lit_mnist.atomic import write_whole
+from lit_mnist.errors import print_error
 from lit_mnist.runs.checks import FitCheck
 from lit_mnist.runs.history import History
 
@@ -68,6 +69,13 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        if self.monitor is None or self.monitor in metrics:  # otherwise nothing was validated, or under other names
+            super().on_train_epoch_end(trainer, pl_module)
+        elif (names := [name for name in metrics if name.startswith("val")]) and trainer.current_epoch == 0:
+            print_error(f"--best: {self.monitor} is not logged, so best.ckpt is not saved; {names[0]} is", "warning")
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Nothing: it saves at the end of an epoch only."""

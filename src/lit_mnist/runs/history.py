@@ -56,7 +56,7 @@ class History(Callback):
         found = {name: value.item() for name, value in logged.items()} | self._val
         measured = {name: found[name] for name in metrics_of([found])}
         epoch, seconds = trainer.current_epoch + 1, time.perf_counter() - self._started
-        if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("/loss")]:
+        if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("loss")]:
             raise DivergedError(f"{bad[0]} is {measured[bad[0]]} in epoch {epoch}; try a lower --model.optimizer.lr")
         if not get_total_norm(pl_module.parameters()).isfinite():
             raise DivergedError(f"the weights are no numbers after epoch {epoch}; try a lower --model.optimizer.lr")

@@ -89,7 +89,9 @@ def restore(model: L.LightningModule, saved: dict[str, Any], path: Path) -> None
             "network" not in saved["hyper_parameters"]
             and name != f"{network_class.__module__}.{network_class.__qualname__}"
         ):
-            raise CheckpointError(f"{path}: its network is {name}; name it by --model.network {name}")
+            raise CheckpointError(
+                f"{path}: its network is {name}; name it by --model.network {name}, or its model by --model"
+            )
         model.restore(saved, path)
     try:
         model.load_state_dict(saved["state_dict"], strict=not is_classifier)
