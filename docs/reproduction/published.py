@@ -106,18 +106,17 @@ def text() -> str:
     near, whole = (sum(counts) for counts in zip(*clipped.values(), strict=True))
     each = ", ".join(f"{name} {count} of {of}" for name, (count, of) in clipped.items())
     paragraphs = [
-        f"""One run of each recipe was published, without a seed. Keras 2 took the loss of a softmax clipped to
-        [1e-7, 1 - 1e-7], so that no image can cost more than 16.1; `keras_loss` measures the same on our weights, and
-        *ours* is in that kind of loss. The distance is in standard deviations over our {n} seeds, and is shown from
-        {SEEDS} seeds on; the interval is where one more run lies in 95 of 100 cases, by the t distribution.
-        Accuracies that were printed with two digits are left out.""",
+        f"""One run of each recipe was published, without a seed. Keras 2 computed the loss of a softmax clipped to
+        [1e-7, 1 - 1e-7], so no image costs more than 16.1. `keras_loss` is this loss, and *ours* is measured by it. The
+        distance is in standard deviations over our {n} seeds, shown from {SEEDS} seeds on. The interval holds 95 of 100
+        further single runs, by the t distribution. Accuracies printed with two digits are omitted.""",
         f"""**Every epoch.** Of the {whole} published figures of single epochs, {near} lie within two standard
         deviations of our mean of their epoch: {each}. If the published runs were three more of ours,
-        {chance * whole:.0f} would be expected there. (The epochs of one run hang together, so that this number spreads
-        widely.) By the plain loss it is {plain["val/loss"][0]} of {plain["val/loss"][1]} for val/loss: the few images
-        that cost most make the difference.""",
-        f"""`mlp_dropout` less `mlp` after 10 epochs, by a paired t-test over {n} seeds, each with the same order of
-        images and the same first weights in both: {dropout(rows)}.""",
+        {chance * whole:.0f} would be expected there. (Epochs of one run are correlated, so this count varies
+        a lot.) By the plain loss it is {plain["val/loss"][0]} of {plain["val/loss"][1]} for val/loss: the
+        difference comes from the few images of the highest loss.""",
+        f"""`mlp_dropout` less `mlp` after 10 epochs, by a paired t-test over {n} seeds; both fits of a seed have the
+        same order of images and the same first weights: {dropout(rows)}.""",
     ]
     about, epochs, help = (textwrap.fill(" ".join(one.split()), 125, break_on_hyphens=False) for one in paragraphs)
     table = "\n".join(beside(rows, published))

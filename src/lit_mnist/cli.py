@@ -1,4 +1,4 @@
-"""fit, validate and test: LightningCLI with run folders and checkpoints by name, from which options follow."""
+"""fit, validate and test: LightningCLI with run folders, and with checkpoints whose options become defaults."""
 
 import argparse
 import inspect
@@ -53,7 +53,7 @@ CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weigh
 
 
 class CLI(LightningCLI):
-    """LightningCLI with run folders, checkpoints by name, and options that follow from a checkpoint."""
+    """LightningCLI with numbered run folders; --ckpt_path takes best, last or a path."""
 
     checkpoint: Path | None = None  # what is continued or evaluated
     saved: Any = None  # what it holds
@@ -88,7 +88,7 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line; the options of a checkpoint come first."""
+        """Parse the command line on top of config.yaml of the run, or of what a checkpoint says."""
         ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         ahead.add_argument("--ckpt_path")
         ahead.add_argument("--data")

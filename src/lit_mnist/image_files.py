@@ -13,14 +13,14 @@ from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-PIXELS = 1_000_000  # larger images are reduced to about so many: strokes stay wide enough, and it takes moments
+PIXELS = 1_000_000  # larger images are downscaled to about this size: strokes stay wide enough, and it is fast
 LIMIT = 50_000_000  # pixels, which bounds the memory that a file can take
 Image.MAX_IMAGE_PIXELS = None  # Pillow would warn, too
 warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data, for instance
 
 
 class ImageError(Exception):
-    """There is nothing to be had from an image; the message is one line that says why."""
+    """An image cannot be used; the message is one line that says why."""
 
 
 def load_image(source: str | Path | BinaryIO) -> Image.Image:
@@ -80,7 +80,7 @@ def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
 
 
 def find_images(images: Iterable[str | Path]) -> list[Path]:
-    """The files that are meant by files and folders, each once, in the order given and sorted within a folder.
+    """Expand folders to the image files in them, without duplicates, in the order given and sorted within a folder.
 
     A file is taken whatever its name. Of a folder and the folders in it those files are taken whose suffix is one of an
     image, without hidden ones and hidden folders; an ImageError says that there is none.

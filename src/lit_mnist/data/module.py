@@ -11,11 +11,11 @@ from lit_mnist.data.batches import BatchLoader
 
 
 class DataError(ValueError):
-    """The data are missing, damaged or of another form, or do not fit an argument; the message says which."""
+    """The data are missing, damaged or of another shape or type, or do not fit an argument."""
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Images of classes: those of training are split into training and validation images, those of the test are not.
+    """Images with class labels; the training images are split into training and validation images.
 
     A subclass has `load`, and the attributes `classes` and, unless its images are of 28x28, `image_shape`.
 

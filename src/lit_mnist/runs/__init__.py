@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and how it goes on."""
+"""What a run saves in its folder, and how it is resumed."""

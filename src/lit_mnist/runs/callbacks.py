@@ -1,4 +1,4 @@
-"""What makes a fit a run that can go on: its random numbers, its history and its checkpoints."""
+"""The callbacks of a run that can be resumed: its random numbers, its history and its checkpoints."""
 
 import os
 import random
@@ -20,11 +20,11 @@ from lit_mnist.runs.history import History
 def run_callbacks(
     run: str | Path, checkpoints: bool = True, show: bool = True, best: str = "val/loss", mode: str = "min"
 ) -> list[Callback]:
-    """Callbacks that leave metrics.csv and checkpoints in a run folder, and let a fit go on exactly.
+    """Callbacks that save metrics.csv and checkpoints in a run folder, so that a fit can be resumed exactly.
 
     Args:
         run: The run folder.
-        checkpoints: Whether to leave checkpoints/best.ckpt and checkpoints/last.ckpt.
+        checkpoints: Whether to save checkpoints/best.ckpt and checkpoints/last.ckpt.
         show: Whether to print a line per epoch.
         best: The metric of which best.ckpt has the best value.
         mode: Whether its lowest value is best, min, or its highest, max.
@@ -37,7 +37,7 @@ def run_callbacks(
 
 
 class EpochSeed(Callback):
-    """Makes all that is random in an epoch follow from (seed, epoch, device), so that a fit can go on there."""
+    """Reseeds all generators from (seed, epoch, rank) every epoch, so that a resumed fit draws the same numbers."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         key = (int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.current_epoch, trainer.global_rank)
@@ -48,7 +48,7 @@ class EpochSeed(Callback):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it. Lightning's goes through TMPDIR, maybe on another disk."""
+    """Writes a checkpoint whole or not at all; Lightning's own moves it from TMPDIR, which may be on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -59,7 +59,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's own, of its own name, so that another one of the user is no second of a kind."""
+    """A ModelCheckpoint of its own class, so that Lightning does not confuse its state with that of one you add.
+
+    There are two of them, since `save_last=True` writes last.ckpt only in epochs in which the best one was saved.
+    """
 
     def __init__(self, run: Path, name: str, monitor: str | None = None, mode: str = "min") -> None:
         options: Any = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -82,4 +85,4 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if state := checkpoint["callbacks"].get(self.state_key):
-            state["dirpath"] = self.dirpath  # of a run that was moved
+            state["dirpath"] = self.dirpath  # the run may have been moved

@@ -16,14 +16,14 @@ from lit_mnist.runs.folder import read_metrics
 
 
 class DivergedError(Exception):
-    """Training has left the numbers; the message is one line that names the epoch."""
+    """The loss or the weights became NaN or infinite; the message is one line that names the epoch."""
 
 
 class History(Callback):
     """Writes metrics.csv, with one row per epoch of whatever was measured in it, and prints the row.
 
-    It stands before the checkpoints: a DivergedError ends a fit whose loss or weights are no numbers any more before
-    one is written.
+    It stands before the checkpoints: a DivergedError ends a fit whose loss or weights are NaN or infinite before one
+    is written.
     """
 
     def __init__(self, run: Path, show: bool = True) -> None:
@@ -59,7 +59,9 @@ class History(Callback):
         if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("loss")]:
             raise DivergedError(f"{bad[0]} is {measured[bad[0]]} in epoch {epoch}; try a lower --model.optimizer.lr")
         if not get_total_norm(pl_module.parameters()).isfinite():
-            raise DivergedError(f"the weights are no numbers after epoch {epoch}; try a lower --model.optimizer.lr")
+            raise DivergedError(
+                f"the weights are NaN or infinite after epoch {epoch}; try a lower --model.optimizer.lr"
+            )
         self.rows.append({"epoch": epoch, **measured, "lr": self._lr, "seconds": round(seconds, 3)})
         if trainer.is_global_zero:
             self._write()

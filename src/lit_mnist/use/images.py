@@ -85,7 +85,7 @@ def grey(image: Image.Image) -> Pixels:
 def drawing(pixels: Pixels) -> Pixels:
     """What stands out from the ground: (H, W) in [0, 255] -> (H, W) from 0 to 1, a full stroke; ImageError: nothing."""
     ground = _ground(pixels).clip(1)
-    is_light = ((pixels - ground) ** 3).sum() > 0  # strokes are far from the ground on one side, noise on both
+    is_light = ((pixels - ground) ** 3).sum() > 0  # skewness: strokes deviate to one side, noise to both
     # A shade takes the same share from paper and pen; on a dark ground it is the difference that stays.
     depth = (pixels - ground) / 255 if is_light else 1 - pixels / ground
     deepest, noise = depth.max(), np.median(abs(np.diff(depth.ravel())))  # which is close to its standard deviation

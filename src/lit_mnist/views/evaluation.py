@@ -1,4 +1,4 @@
-"""What a test leaves: scores, confusion matrix, mistakes and calibration."""
+"""What a test saves: scores, confusion matrix, mistakes and calibration."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from lit_mnist.views.dashboard import leave_figure
 
 
 class Evaluation(Callback):
-    """Collects the answers of a test and leaves what they show in the run folder and in TensorBoard.
+    """Collects the predictions of a test, and saves scores and figures in the run folder and in TensorBoard.
 
     It writes test.json (what was tested, data set, number of images, what was measured, expected calibration error),
     per_class.csv (precision, recall, F1 and support of each class) and, if it is to draw, confusion.png, mistakes.png
