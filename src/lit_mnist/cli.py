@@ -297,12 +297,15 @@ class CLI(LightningCLI):
 
     def _compare_images(self, data: L.LightningDataModule) -> None:
         """Refuse images that the network does not take, and say where their classes are others."""
-        before = self.saved["image_shape"], len(self.saved["classes"])
+        classes = self.saved["classes"]
+        if not classes:  # a checkpoint that does not say
+            return
+        before = self.saved["image_shape"], len(classes)
         now = list(getattr(data, "image_shape", before[0])), getattr(data, "num_classes", before[1])
-        if self.saved["classes"] and before != now:
+        if before != now:
             images = [f"images of {tuple(shape)} in {count} classes" for shape, count in (before, now)]
             raise CheckpointError(f"{self.checkpoint}: it was trained on {images[0]}, and the data are {images[1]}")
-        if self.saved["classes"] and getattr(data, "classes", self.saved["classes"]) != self.saved["classes"]:
+        if getattr(data, "classes", classes) != classes:
             print_error(f"the names of the classes are not those of {self.checkpoint}", "warning")
 
 

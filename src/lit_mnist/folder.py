@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -58,15 +59,11 @@ class ImageFolderDataModule(ImageDataModule):
         self.save_hyperparameters({"dataset": self.name}, logger=False)
         if not self.root.is_dir():
             raise DataError(f"root: {root} is not a folder")
-        names = {path.name for path in self.root.glob("[!._]*/")}
-        splits = {name for name in names if name.lower() in SPLIT_NAMES}
+        splits = {path.name for path in self.root.glob("[!._]*/") if path.name.lower() in SPLIT_NAMES}
         if splits and not {"train"} <= splits <= {"train", "val", "test"}:
             raise DataError(f"root: {root} has {', '.join(sorted(splits))}; name the splits train, val and test")
-        self.folders = {"train": self.root}
-        if splits:
-            self.folders = {
-                split: self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()
-            }
+        self.folders = {split: self.root / split for split in ("train", "val", "test") if split in splits}
+        self.folders = self.folders or {"train": self.root}
         self.classes = sorted({path.name for folder in self.folders.values() for path in folder.glob("[!._]*/")})
         if len(self.classes) < 2:
             raise DataError(f"root: {self.folders['train']} has no folders of images for two or more classes")
@@ -87,30 +84,33 @@ class ImageFolderDataModule(ImageDataModule):
             for i, image in enumerate(show_progress(pool.map(self._read, chosen), len(chosen))):
                 images[i] = 0 if image is None else image
                 labels[i] = -1 if image is None else labels[i]
-        if absent := set(range(self.num_classes)).difference(labels.tolist()):
-            raise DataError(f"root: no image of {self.classes[min(absent)]} for {split} can be read")
+        if absent := self._absent(labels.tolist()):
+            raise DataError(f"root: no image of {absent} for {split} can be read")
         if split == "train":
             self.val_size = int((labels[len(files["train"]) :] >= 0).sum())
         return (images, labels) if (labels >= 0).all() else (images[labels >= 0], labels[labels >= 0])
 
     def _files(self) -> dict[str, list[File]]:
         """The files of each split, of every class at least one."""
-        files = {split: self._found(folder) for split, folder in self.folders.items()}
+        files: dict[str, list[File]] = {split: self._found(folder) for split, folder in self.folders.items()}
         counts = Counter(label for _, label in files["train"])
         for split, share in self.shares.items():
             if split not in files:
-                files[split] = []
+                held_out: list[File] = []
                 for label, count in counts.items():
-                    files[split] += [file for file in files["train"] if file[1] == label][
-                        : max(1, round(share * count))
-                    ]
-                files["train"] = [file for file in files["train"] if file not in files[split]]
+                    of_class = [file for file in files["train"] if file[1] == label]
+                    held_out += of_class[: max(1, round(share * count))]
+                kept = set(files["train"]).difference(held_out)
+                files[split], files["train"] = held_out, [file for file in files["train"] if file in kept]
         for split, found in files.items():
-            if absent := set(range(self.num_classes)).difference(label for _, label in found):
-                raise DataError(
-                    f"root: {self.root} has too few images of {self.classes[min(absent)]} for {split}; take 3"
-                )
+            if absent := self._absent(label for _, label in found):
+                raise DataError(f"root: {self.root} has too few images of {absent} for {split}; take 3")
         return files
+
+    def _absent(self, labels: Iterable[int]) -> str:
+        """The first class without a label, or ""."""
+        present = set(labels)
+        return next((name for label, name in enumerate(self.classes) if label not in present), "")
 
     def _found(self, folder: Path) -> list[File]:
         """The image files of a folder, mixed by a checksum of their names: adding some leaves most in their splits."""
