@@ -34,6 +34,8 @@ def root(tmp_path: Path) -> Path:
         write_images(folder / name, color, count)
     (folder / "red" / "notes.txt").write_text("no image")
     (folder / ".ipynb_checkpoints").mkdir()
+    write_images(folder / "blue" / ".ipynb_checkpoints", (0, 0, 250), 2)
+    (folder / "blue" / "._0.png").write_bytes(b"of macOS")
     return folder
 
 

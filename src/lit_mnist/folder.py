@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from lit_mnist.data import DataError, ImageDataModule
-from lit_mnist.image_files import SUFFIXES, ImageError, fit, load_image, show_progress
+from lit_mnist.image_files import ImageError, fit, images_below, load_image, show_progress
 
 File = tuple[Path, int]  # an image and its label
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -114,8 +114,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _found(self, folder: Path) -> list[File]:
         """The image files of a folder, mixed by a checksum of their names: adding some leaves most in their splits."""
-        paths = [(path, i) for i, name in enumerate(self.classes) for path in (folder / name).rglob("*")]
-        files = [file for file in paths if file[0].suffix.lower() in SUFFIXES]
+        files = [(path, i) for i, name in enumerate(self.classes) for path in images_below(folder / name)]
         return sorted(files, key=lambda file: crc32(file[0].relative_to(folder).as_posix().encode()))
 
     def _read(self, file: File) -> Tensor | None:

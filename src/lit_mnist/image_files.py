@@ -88,12 +88,17 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in (Path(image).expanduser() for image in images):
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-            below = [file for file in below if "/." not in f"/{file.relative_to(path).as_posix()}"]
+            below = images_below(path)
             if not below:
                 raise ImageError(f"{path}: there is no image in this folder: {', '.join(sorted(SUFFIXES))}")
         found |= dict.fromkeys(below if path.is_dir() else [path])
     return list(found)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and the folders in it, sorted, without hidden files and folders."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return [file for file in files if "/." not in f"/{file.relative_to(folder).as_posix()}"]
 
 
 def show_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
