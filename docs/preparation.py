@@ -36,7 +36,7 @@ def photo(
         chance: Decides on size, place, turn, pen, paper and light.
         turn: Degrees, at most, to either side.
         blur: Standard deviation of a Gaussian, in pixels.
-        level: What counts as ground in the digit, as a share of 255: with more, the strokes are thinner.
+        level: What counts as background in the digit, as a share of 255: with more, the strokes are thinner.
     """
     side = int(chance.integers(120, 250))
     turned = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
@@ -66,7 +66,7 @@ def draw(digit: NDArray[np.uint8], path: Path) -> None:
     steps = {
         "the photo": np.asarray(taken),
         "grey": grey(taken),
-        "inverted, ground removed": drawn,
+        "inverted, background removed": drawn,
         f"cropped and fitted: {small.shape[1]} x {small.shape[0]}": small,
         "centred: 28 x 28": centred(small),
     }

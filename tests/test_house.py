@@ -9,19 +9,21 @@ from conftest import ROOT
 SOURCE = ROOT / "src" / "lit_mnist"
 LEAVES = ("atomic", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "classifier")
-ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast", "views", "use", "cli", "trials", "__main__")
+ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast")
+ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 734,
+    STARTER: 748,
     ("augment",): 86,
     ("image_files", "folder"): 235,
-    ("runs",): 445,
-    ("fast",): 100,
-    ("views",): 602,
-    ("use",): 560,
-    ("cli",): 345,
-    ("trials",): 165,
-    ("__main__",): 115,
-    LEAVES: 161,
+    ("runs",): 459,
+    ("fast",): 93,
+    ("views",): 612,
+    ("use",): 573,
+    ("cli",): 374,
+    ("trials",): 163,
+    ("__main__",): 43,
+    ("program",): 95,
+    LEAVES: 163,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -48,7 +48,7 @@ def test_a_fit_that_is_stopped_says_how_it_goes_on_and_does(number: signal.Signa
     assert process.returncode == 128 + number
     (line,) = (line for line in err.splitlines() if line.strip())
     assert line == (
-        f"stopped by {name}; continue with: python -m lit_mnist fit --ckpt_path"
+        f"stopped by {name}; resume with: python -m lit_mnist fit --ckpt_path"
         " lightning_logs/version_0/checkpoints/last.ckpt"
     )
     epochs = len(read_metrics(run))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from scipy import stats
 
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
+MLP, CNN = "#7a8794", "#d95f02"  # colours in the figure
 WORSE = ("2_dropout", "6_wide_mlp")  # than a rung of no more parameters, and not in the README
 
 
@@ -135,22 +137,26 @@ def short_table(rows: list[dict[str, object]]) -> list[str]:
 
 
 def figure(rows: list[dict[str, object]]) -> Figure:
-    """Test accuracy with its 95 % confidence interval, from three seeds on, against the seconds of a fit."""
-    made = Figure(figsize=(8, 4.5), layout="constrained")
+    """Test error with its 95 % confidence interval, from three seeds on, against the seconds of a fit."""
+    made = Figure(figsize=(7, 4.5), layout="constrained")
     axes = made.subplots()
     for config, found, seconds in rungs(rows):
-        sample = np.array(list(found.values()))
-        color = "#7a8794" if "cnn" not in config else "#d95f02"
-        error = half(sample) if len(sample) > 2 else 0
-        axes.errorbar(seconds, sample.mean(), yerr=error, fmt="o", color=color, capsize=3)
-        place = (7, 5 if config[0] in "1378" else -12)  # points, so that neighbours do not meet
-        axes.annotate(config, (seconds, sample.mean()), xytext=place, textcoords="offset points", fontsize=8)
+        errors = 100 - np.array(list(found.values()))
+        interval = half(errors) if len(errors) > 2 else 0
+        color = CNN if "cnn" in config else MLP
+        axes.errorbar(seconds, errors.mean(), yerr=interval, fmt="o", color=color, capsize=3)
+        place, side = ((-8, -3), "right") if config[0] in "15" else ((8, -3), "left")  # so that no label meets another
+        axes.annotate(config, (seconds, errors.mean()), place, textcoords="offset points", fontsize=8, ha=side)
     axes.set_xscale("log")
-    axes.set_xlim(15, 4000)
-    axes.set_xticks([20, 50, 100, 200, 500, 1000, 2000], [20, 50, 100, 200, 500, 1000, 2000])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("seconds of the fit")
-    axes.set_ylabel("test accuracy, %")
+    axes.set_yscale("log")
+    axes.set_xlim(12, 3000)
+    axes.set_xticks(seconds_shown := [20, 50, 100, 200, 500, 1000, 2000], map(str, seconds_shown))
+    axes.set_yticks(errors_shown := [0.3, 0.4, 0.5, 0.7, 1, 1.5, 2], map(str, errors_shown))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.set_xlabel("seconds of a fit")
+    axes.set_ylabel("test error, %")
+    axes.legend(handles=[Line2D([], [], color=c, marker="o", ls="", label=n) for c, n in ((MLP, "MLP"), (CNN, "CNN"))])
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return made
@@ -162,7 +168,7 @@ def main() -> None:
         rows += collect(output)
     write(list({(row["config"], str(row["seed"])): row for row in rows}.values()))  # the newest of each
     known = read()
-    figure(known).savefig(FOLDER / "ladder.png", dpi=110)
+    figure(known).savefig(FOLDER / "ladder.png", dpi=160)
     for page, lines in ((FOLDER.parent / "ladder.md", table(known)), (ROOT / "README.md", short_table(known))):
         text = "\n".join(lines)
         old = page.read_text()

@@ -76,10 +76,12 @@ def table() -> str:
     with FILE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = ("test/accuracy", "test/loss", "val/accuracy", "val/loss")
-    lines = [f"| choice | n | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    lines = ["| choice | n | test accuracy, % | test loss | val accuracy, % | val loss |", "|---" * 6 + "|"]
     for variant in VARIANTS:
         samples = [np.array([float(row[name]) for row in rows if row["variant"] == variant]) for name in columns]
-        cells = [f"{sample.mean():.4f} ± {sample.std(ddof=1):.4f}" for sample in samples]
+        percents = [f"{100 * sample.mean():.2f} ± {100 * sample.std(ddof=1):.2f}" for sample in samples[::2]]
+        losses = [f"{sample.mean():.4f} ± {sample.std(ddof=1):.4f}" for sample in samples[1::2]]
+        cells = [percents[0], losses[0], percents[1], losses[1]]
         lines.append(f"| {variant} | {len(samples[0])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -44,9 +44,7 @@ class Classifier(L.LightningModule):
 
     def __init__(
         self,
-        network: networks.MLP
-        | nn.Module
-        | None = None,  # MLP first: torchvision has one as well, and the name means ours
+        network: networks.MLP | nn.Module | None = None,  # MLP first, so that the name means ours, not torchvision's
         optimizer: OptimizerCallable = KerasRMSprop,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -94,8 +92,9 @@ class Classifier(L.LightningModule):
         ignored = ("hparams_file", "weights_only")  # Lightning's, of no use here
         arguments |= {name: value for name, value in options.items() if value is not None and name not in ignored}
         if arguments.get("network", cls) is None:
-            why = f"its network, {(name := saved.get('network'))}, is not one of lit_mnist.networks"
-            raise CheckpointError(f"{checkpoint_path}: {why}; give it by --network {name}, in Python by network=...")
+            name = saved.get("network")
+            why = f"its network, {name}, is not one of lit_mnist.networks; give it by --network {name}"
+            raise CheckpointError(f"{checkpoint_path}: {why}, in Python by network=...")
         classifier = cls(**arguments)
         classifier.restore(saved, checkpoint_path, strict is not False)
         return classifier.eval().to(map_location or "cpu")
@@ -132,8 +131,7 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Called by Lightning for every checkpoint, which then says what it was trained on."""
         checkpoint |= {"classes": self.classes, "image_shape": self.image_shape, "dataset": self.dataset}
-        network_class = type(self.network)
-        checkpoint["network"] = f"{network_class.__module__}.{network_class.__qualname__}"
+        checkpoint["network"] = f"{type(self.network).__module__}.{type(self.network).__qualname__}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""

@@ -31,7 +31,7 @@ from lit_mnist.errors import Parser, fail, flat, nearest, print_error
 from lit_mnist.fast import FastClassifier
 from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
 from lit_mnist.runs.callbacks import run_callbacks
-from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, run_of
+from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, read_test, run_of
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.runs.parts import NAMES, name_parts, restore
 from lit_mnist.views.dashboard import Dashboard, StepLoss
@@ -40,11 +40,6 @@ from lit_mnist.views.terminal import EpochBar, NetworkSummary
 
 # For --model.loss.weight '[1, 8]'
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
-COMMANDS = {
-    "fit": "Train, and leave a run folder with checkpoints, metrics and curves.",
-    "validate": "Evaluate a checkpoint on the validation images.",
-    "test": "Evaluate a checkpoint on the test images.",
-}
 # How options begin that a fit which continues may not change.
 DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
 OWN = (Classifier, FastClassifier)
@@ -89,39 +84,49 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line on top of config.yaml of the run, or of what a checkpoint says."""
-        ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        ahead.add_argument("--ckpt_path")
-        ahead.add_argument("--data")
-        ahead.add_argument("--config", "-c", action="append", default=[])
-        ahead.add_argument("--trainer.default_root_dir", dest="root", default=".")
-        known, _ = ahead.parse_known_args(args)
-        if not {"-h", "--help"}.intersection(args) and (known.ckpt_path or self.command != "fit"):
-            folders = [Path(config).expanduser().parent for config in known.config]
-            run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)  # of its config.yaml
-            self.checkpoint = find_checkpoint(known.ckpt_path, Path(known.root).expanduser() / LOGS, run)
+        for option in (arg.partition("=")[0] for arg in args if arg.startswith("--model.")):
+            if option.endswith(LINKED):
+                fail(f"{option}: it follows from the data and cannot be given")
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # of what decides on the other options
+        early.add_argument("--ckpt_path")
+        early.add_argument("--data")
+        early.add_argument("--config", "-c", action="append", default=[])
+        early.add_argument("--trainer.default_root_dir", dest="root", default=".")
+        typed, _ = early.parse_known_args(args)
+        if not {"-h", "--help"}.intersection(args) and (typed.ckpt_path or self.command != "fit"):
+            self.checkpoint = self._find_checkpoint(typed)
             self.saved = read_checkpoint(self.checkpoint)
-            if self.command == "fit" or known.ckpt_path in (*NAMES, None):
-                if (run := run_of(self.checkpoint)) is None:
+            if self.command == "fit" or typed.ckpt_path in (*NAMES, None):
+                run = run_of(self.checkpoint)
+                if run is None:
                     why = "there is no config.yaml of its fit, so that it cannot be resumed"
                     raise CheckpointError(f"{self.checkpoint}: {why}")
-                args = [self.command, "--config", str(run / "config.yaml"), *args[1:]]
+                base = str(run / "config.yaml")
             else:
-                args = [self.command, "--config", self._options_of_checkpoint(known.data, known.config), *args[1:]]
+                base = self._options_of_checkpoint(typed.data, typed.config)
+            args = [self.command, "--config", base, *args[1:]]
         self.config = parser.parse_args(args)
         self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
         if self.checkpoint and self.command == "fit":
             self._refuse_changes(parser, args[:3])
 
+    def _find_checkpoint(self, typed: argparse.Namespace) -> Path:
+        """The checkpoint that --ckpt_path means; best and last are of the run whose config.yaml is given, if any."""
+        folders = [Path(config).expanduser().parent for config in typed.config]
+        run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)
+        return find_checkpoint(typed.ckpt_path, Path(typed.root).expanduser() / LOGS, run)
+
     def _options_of_checkpoint(self, data: str | None, configs: list[str]) -> str:
         """What follows from a checkpoint alone, as a value of --config: nothing that it names is imported."""
         options: dict[str, Any] = {}
-        if (dataset := self.saved["dataset"]) in ("", *SETS, "digits") and data is None:
+        dataset, hparams = self.saved["dataset"], self.saved["hyper_parameters"]
+        if dataset in ("", *SETS, "digits") and data is None:
             options["data"] = self.saved["datamodule_hyper_parameters"]
         elif data is None and not configs:
             raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images by --data")
-        if networks.build(own := self.saved["hyper_parameters"]):  # the parser imports what it is given
-            arguments = {name: value for name, value in own["network"]["init_args"].items() if name not in LINKED}
-            options["model"] = {"network": {**own["network"], "init_args": arguments}}
+        if networks.build(hparams):  # one of ours: the parser imports what it is given
+            arguments = {name: value for name, value in hparams["network"]["init_args"].items() if name not in LINKED}
+            options["model"] = {"network": {**hparams["network"], "init_args": arguments}}
         return json.dumps(options)
 
     def _options(self, config: Any) -> dict[str, Any]:
@@ -140,49 +145,65 @@ class CLI(LightningCLI):
                 )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with what a run shows and leaves, as far as its options do not switch that off."""
-        command = self.command
-        torch.set_float32_matmul_precision(self.config_init[command].matmul_precision)
-        options, draw = self.config_init[command].trainer, self.config_init[command].figures
-        is_classifier, best = isinstance(self.model, Classifier), self.config_init[command].best
-        mode = self._mode_of(best) if command == "fit" else "min"
-        given = [] if options.callbacks is None else options.callbacks
-        given = given if isinstance(given, list) else [given]
+        """The Trainer with what a run shows and saves, unless its options switch that off."""
+        config = self.config_init[self.command]
+        options = config.trainer
+        torch.set_float32_matmul_precision(config.matmul_precision)
+        mode = self._mode_of(config.best) if self.command == "fit" else ""
         if options.barebones:
             return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
+        user_callbacks = options.callbacks or []
+        user_callbacks = user_callbacks if isinstance(user_callbacks, list) else [user_callbacks]
         callbacks: list[Any] = []
-        if options.enable_progress_bar is None and not any(isinstance(one, stock.ProgressBar) for one in given):
-            kwargs["enable_progress_bar"] = sys.stdout.isatty()
-            given = [*given, EpochBar(refresh_rate=25)] if sys.stdout.isatty() else given
-        if command == "validate" or options.fast_dev_run:  # which leave nothing
+        if self.command == "validate" or options.fast_dev_run:  # which save nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
         else:
             self.run = self._choose_run(Path(options.default_root_dir or ".").expanduser() / LOGS)
             if options.logger in (None, True):
-                purge = self.saved["global_step"] if self.saved and command == "fit" else None  # is logged again
-                logs = self.run.parent
-                kwargs["logger"] = TensorBoardLogger(
-                    logs.parent, logs.name, self.run.name, default_hp_metric=False, purge_step=purge
-                )
-            if command == "fit":
-                callbacks = run_callbacks(self.run, options.enable_checkpointing is not False, best=best, mode=mode)
-                callbacks += [Dashboard(self.run)] if draw and is_classifier else []
-                if is_classifier and options.enable_model_summary is None:
-                    callbacks, kwargs["enable_model_summary"] = [*callbacks, NetworkSummary()], False
-                callbacks += [StepLoss()] if options.log_every_n_steps and is_classifier else []
+                kwargs["logger"] = self._tensorboard(self.run)
+            if self.command == "fit":
+                callbacks = self._callbacks_of_fit(self.run, config, mode)
+                kwargs |= {"enable_model_summary": False} if isinstance(self.model, Classifier) else {}
             else:
+                callbacks = [self._evaluation(self.run, config.figures)]
                 kwargs["enable_checkpointing"] = False
-                assert self.checkpoint
-                when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
-                callbacks = [Evaluation(self.run, {"checkpoint": self.checkpoint.name, **when}, draw and is_classifier)]
-        for callback in given:
-            if isinstance(callback, stock.ModelCheckpoint) and callback.dirpath is None and self.run:
-                callback.dirpath = str(self.run / "checkpoints")
+            for callback in user_callbacks:
+                if isinstance(callback, stock.ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = str(self.run / "checkpoints")
+        has_bar = any(isinstance(callback, stock.ProgressBar) for callback in user_callbacks)
+        if options.enable_progress_bar is None and not has_bar:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+            callbacks += [EpochBar(refresh_rate=25)] if sys.stdout.isatty() else []
         try:
-            return super().instantiate_trainer(callbacks=[*callbacks, *given], **kwargs)
+            return super().instantiate_trainer(callbacks=[*callbacks, *user_callbacks], **kwargs)
         except Exception as error:  # of many kinds, by the options of the Trainer
             self._forget_unbegun_run()
             fail(f"--trainer: {error}")
+
+    def _tensorboard(self, run: Path) -> TensorBoardLogger:
+        """TensorBoard's logger in a run folder; a resumed fit overwrites what came after its checkpoint."""
+        purge = self.saved["global_step"] if self.saved and self.command == "fit" else None
+        root, name = run.parent.parent, run.parent.name
+        return TensorBoardLogger(root, name, run.name, default_hp_metric=False, purge_step=purge)
+
+    def _callbacks_of_fit(self, run: Path, config: Any, mode: str) -> list[Any]:
+        """What a fit saves and shows; figures and summary are for a Classifier alone."""
+        options = config.trainer
+        callbacks: list[Any] = run_callbacks(
+            run, options.enable_checkpointing is not False, best=config.best, mode=mode
+        )
+        if isinstance(self.model, Classifier):
+            callbacks += [Dashboard(run)] if config.figures else []
+            callbacks += [NetworkSummary()] if options.enable_model_summary is not False else []
+            callbacks += [StepLoss()] if options.log_every_n_steps else []
+        return callbacks
+
+    def _evaluation(self, run: Path, figures: bool) -> Evaluation:
+        """What a test saves, with the checkpoint that it is of."""
+        assert self.checkpoint
+        when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
+        draw = figures and isinstance(self.model, Classifier)
+        return Evaluation(run, {"checkpoint": self.checkpoint.name, **when}, draw)
 
     def _choose_run(self, logs: Path) -> Path:
         """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
@@ -193,8 +214,7 @@ class CLI(LightningCLI):
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
 
     def fit(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Train, then say which checkpoint is best and how to test it."""
-        last = self.run and self.run / "checkpoints" / "last.ckpt"
+        """Train, and save a run folder with checkpoints, metrics and curves."""
         try:
             self._check_callbacks(model)
             if self.run and self.trainer.is_global_zero:
@@ -202,27 +222,32 @@ class CLI(LightningCLI):
                     part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False, allow_unicode=True))
             self.trainer.fit(model, datamodule, ckpt_path=self.checkpoint, weights_only=True)
         except SystemExit as end:
-            number = 15 if self.trainer.received_sigterm else 2 if self.trainer.interrupted else 0
-            if end.code == 2 or not number:
+            if end.code == 2 or not (self.trainer.received_sigterm or self.trainer.interrupted):
                 raise
+            signal, number = ("SIGTERM", 15) if self.trainer.received_sigterm else ("Ctrl-C", 2)
             if self.trainer.is_global_zero:
-                way = f"continue with: {program()} fit --ckpt_path {quoted(last)}" if last and last.exists() else ""
-                why = {15: "SIGTERM", 2: "Ctrl-C"}[number]
-                print(f"\nstopped by {why}; {way or 'no epoch was finished'}", file=sys.stderr)
+                resume = f"resume with: {program()} fit --ckpt_path {quoted(self._saved.get('last', ''))}"
+                print(f"\nstopped by {signal}; {resume if self._saved else 'no epoch was finished'}", file=sys.stderr)
             sys.exit(128 + number)
         finally:
             self._forget_unbegun_run()
-        if self.config.fit.trainer.fast_dev_run and self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
+            return
+        if self.config.fit.trainer.fast_dev_run:
             print("fast_dev_run passed: training and validation ran, and nothing is kept")
-        if self.saved and self.saved["global_step"] == self.trainer.global_step and self.trainer.is_global_zero:
+        if self.saved and self.saved["global_step"] == self.trainer.global_step:
             limits = {name: getattr(self.trainer, name) for name in ("max_epochs", "max_steps")}
             ended = " or ".join(f"--trainer.{name} ({value})" for name, value in limits.items() if value != -1)
             print(f"the fit had ended before; to resume it, raise {ended}")
         self._print_run()
-        best = self.run and self.run / "checkpoints" / "best.ckpt"
-        saved = [path for path in (best, last) if path and path.is_file()]
-        if saved and self.trainer.is_global_zero and is_overridden("test_step", self.model):
-            print(f"test with   {program()} test --config {quoted(saved[0].parents[1] / 'config.yaml')}")
+        if self.run and self._saved and is_overridden("test_step", self.model):
+            print(f"test with   {program()} test --config {quoted(self.run / 'config.yaml')}")
+
+    @property
+    def _saved(self) -> dict[str, Path]:
+        """The checkpoints of this run by their names, best and last."""
+        paths = [self.run / "checkpoints" / f"{name}.ckpt" for name in NAMES] if self.run else []
+        return {path.stem: path for path in paths if path.is_file()}
 
     def _metrics(self) -> dict[str, Any]:
         """The metrics of training and validation by their names; {} of a model that is no Classifier."""
@@ -244,19 +269,19 @@ class CLI(LightningCLI):
         metrics = self._metrics()
         names = [*metrics, "epoch", "step"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            kind, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+            name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
             if monitor and monitor not in names and type(model) in OWN:  # a subclass may log others
-                fail(f"--trainer.callbacks: {kind} monitors {monitor}, which is not measured{nearest(monitor, names)}")
+                fail(f"--trainer.callbacks: {name} monitors {monitor}, which is not measured{nearest(monitor, names)}")
             higher = getattr(metrics.get(str(monitor)), "higher_is_better", None)
             wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
             if wanted != getattr(callback, "mode", wanted):
-                fail(f"--trainer.callbacks: {kind} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
+                fail(f"--trainer.callbacks: {name} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
             if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
-                fail(f"--trainer.callbacks: {kind} needs a model with a backbone")
+                fail(f"--trainer.callbacks: {name} needs a model with a backbone")
             if isinstance(callback, stock.StochasticWeightAveraging):
-                fail(f"--trainer.callbacks: no checkpoint would hold the weights of {kind}; take EMAWeightAveraging")
+                fail(f"--trainer.callbacks: no checkpoint would hold the weights of {name}; take EMAWeightAveraging")
             if isinstance(callback, stock.BatchSizeFinder | stock.LearningRateFinder):
-                fail(f"--trainer.callbacks: config.yaml would not know what {kind} sets; give the value itself")
+                fail(f"--trainer.callbacks: config.yaml would not know what {name} sets; give the value itself")
 
     def _print_run(self) -> None:
         """Say where the files of a run are and how to see its curves."""
@@ -272,11 +297,11 @@ class CLI(LightningCLI):
             shutil.rmtree(self.run, ignore_errors=True)
 
     def validate(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Evaluate the checkpoint on the validation images."""
+        """Evaluate a checkpoint on the validation images."""
         self._evaluate(self.trainer.validate, model, datamodule)
 
     def test(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Evaluate the checkpoint on the test images."""
+        """Evaluate a checkpoint on the test images."""
         self._evaluate(self.trainer.test, model, datamodule)
 
     def _evaluate(self, evaluate: Any, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
@@ -290,7 +315,11 @@ class CLI(LightningCLI):
             evaluate(model, datamodule, verbose=False)
             if self.trainer.is_global_zero:
                 measured = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
-                print("  ".join(f"{name} {measured[name]:.4f}" for name in metrics_of([measured])))
+                parts = [f"{name} {measured[name]:.4f}" for name in metrics_of([measured])]
+                if self.run and isinstance(model, Classifier):  # a test, which has just written this file
+                    images = read_test(self.run)["images"]
+                    parts.append(f"({round(measured['test/accuracy'] * images):,} of {images:,})")
+                print("  ".join(parts))
         finally:
             self._forget_unbegun_run()
         self._print_run()
@@ -319,7 +348,7 @@ def run_command(args: list[str]) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=Parser,
-        parser_kwargs={args[0]: {"description": COMMANDS[args[0]], "usage": usage}},
+        parser_kwargs={args[0]: {"description": getattr(CLI, args[0]).__doc__, "usage": usage}},
         save_config_callback=None,
         trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0},
         seed_everything_default=0,

@@ -118,6 +118,8 @@ def shortened(message: str, options: Iterable[str]) -> str:
     reason = reason.replace("<class 'collections.abc.Sequence'>", "list such as [1, 2]")
     if reason.startswith(("No module named", "module '", "cannot import")):
         return f"--{option}: {given}: {reason}"
+    if reason.startswith("Invalid content in sub-config file") and ".py" in reason:
+        return f"--{option}: a Python file is no config; name a class in it, such as my_file.{option.title()}"
     if reason.startswith("Import path does not correspond to a subclass of "):
         return f"--{option}: {given} is not a {reason.rpartition(' ')[2]}"
     if reason.startswith("Expected a dot import path"):

@@ -46,7 +46,7 @@ class FastClassifier(Classifier):
         """What this fit is asked for that needs each step on its own."""
         trainer: Any = self.trainer
         data = trainer.datamodule
-        given = {
+        requested = {
             "data of another kind": not isinstance(data, ImageDataModule),
             "--model.lr_scheduler": self.lr_scheduler is not None,
             "--data.augment": getattr(data, "augment", None) is not None,
@@ -63,11 +63,11 @@ class FastClassifier(Classifier):
             "--trainer.log_every_n_steps": any(type(callback).__name__ == "StepLoss" for callback in trainer.callbacks),
         }
         for callback in trainer.callbacks:
-            kind = type(callback)
-            own = kind.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
-            each_step = not own and any(is_overridden(hook, callback, stock.Callback) for hook in EACH_STEP)
-            given[kind.__name__] = each_step or isinstance(callback, EXTRA)
-        return [name for name, is_given in given.items() if is_given]
+            callback_class = type(callback)
+            is_ours = callback_class.__module__.startswith((f"{__package__}.", "lightning.pytorch.callbacks.progress"))
+            each_step = not is_ours and any(is_overridden(hook, callback, stock.Callback) for hook in EACH_STEP)
+            requested[callback_class.__name__] = each_step or isinstance(callback, EXTRA)
+        return [name for name, is_requested in requested.items() if is_requested]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         created: Any = super().configure_optimizers()

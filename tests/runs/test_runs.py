@@ -171,7 +171,7 @@ def test_a_fit_that_is_no_number_any_more_ends_before_a_checkpoint_is_written(fi
     with pytest.raises(DivergedError, match=r"^train/loss is nan in epoch 1; try a lower --model.optimizer.lr$"):
         fit(tmp_path / "run", 2, loss=Exploding())
     assert not (tmp_path / "run/checkpoints").exists()
-    with pytest.raises(DivergedError, match=r"^the weights are NaN or infinite after epoch 1"):
+    with pytest.raises(DivergedError, match=r"^the weights are NaN or infinite in epoch 1"):
         fit(tmp_path / "run", 2, loss=Exploding(), limits={"limit_train_batches": 1, "limit_val_batches": 0})
 
 

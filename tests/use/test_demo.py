@@ -27,6 +27,7 @@ from PIL import Image
 
 from lit_mnist import Classifier, MNISTDataModule
 from lit_mnist.data import rescale
+from lit_mnist.use.demo import training_of
 
 pytest.importorskip("uvicorn", reason="needs the extra demo (pip install 'lit-mnist[demo]')")
 
@@ -221,6 +222,35 @@ def test_a_stroke_that_leaves_the_pad_goes_on_along_its_edge(seen: Visit) -> Non
     assert inked.max() - inked.min() > 10  # a 1 at one side and the edge at the other
 
 
+def test_undo_takes_back_a_stroke_by_button_and_by_key(seen: Visit) -> None:
+    undo, clear = (seen.page.get_by_role("button", name=name) for name in ("Undo", "Clear"))
+    assert undo.is_disabled()
+    assert clear.is_disabled()
+    draw(seen, ONE)
+    assert_reads(seen, 1)
+    one = bars(seen)
+    draw(seen, [(0.1, 0.5), (0.9, 0.5)])
+    settle(seen)
+    assert bars(seen) != one
+    undo.click()
+    settle(seen)
+    assert bars(seen) == one
+    seen.page.keyboard.press("Control+z")
+    assert bars(seen) == [0] * 10
+    assert undo.is_disabled()
+    assert clear.is_disabled()
+
+
+def test_the_footer_has_the_test_accuracy_of_this_checkpoint_alone(cli: Cli, own_run: Path) -> None:
+    best, last = (own_run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    classifier = Classifier.load_from_checkpoint(best)
+    assert training_of(classifier, best) == "trained on digits"
+    cli("test").worked()
+    accuracy = json.loads((own_run / "test.json").read_text())["accuracy"]
+    assert training_of(classifier, best) == f"trained on digits, test accuracy {100 * accuracy:.2f}%"
+    assert training_of(classifier, last) == "trained on digits"
+
+
 def test_clear_goes_back_to_the_start(seen: Visit) -> None:
     shown = "[document.body.innerText, ...[...document.querySelectorAll('canvas')].map(canvas => canvas.toDataURL())]"
     start = seen.page.evaluate(shown)
@@ -355,10 +385,11 @@ def test_text_stands_out_from_its_background(scheme: str, server: Server, browse
 
 def test_every_control_can_be_reached_by_keyboard_and_has_a_name(seen: Visit) -> None:
     names = []
-    for _ in range(3):
-        seen.page.keyboard.press("Tab")
+    for key in ("Tab", "ArrowDown", "Tab", "Tab", "Tab"):  # before something is drawn, nothing can be undone or cleared
+        seen.page.keyboard.press(key)
+        settle(seen)
         names.append(seen.page.evaluate("(e => e.ariaLabel || e.innerText)(document.activeElement)"))
-    assert names == ["Drawing area", "Clear", "Choose image"]
+    assert names == ["Drawing area", "Drawing area", "Undo", "Clear", "Choose image"]
 
 
 def test_ctrl_c_ends_it_quietly_and_an_open_page_says_so(on_mnist: Path, browser: Any) -> None:

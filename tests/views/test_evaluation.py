@@ -55,9 +55,10 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     matrix, classes = drawn["confusion"]
     assert matrix.tolist() == confusion_matrix(labels, answers).tolist()
     assert classes == list("0123456789")
-    shown, truth, wrong, sure, _ = drawn["mistakes"]
+    shown, truth, wrong, sure, _, title = drawn["mistakes"]
     assert (truth != wrong).all()
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
+    assert title == f"{int((answers != labels).sum())} of 359 wrong"
     assert sure[0] == pytest.approx(highest[answers != labels].max().item(), abs=1e-6)
     assert len(shown) == min(36, int((answers != labels).sum())) == 36
     places = [int((images == image).all(dim=(1, 2)).nonzero()[0, 0]) for image in shown]  # to the pixel

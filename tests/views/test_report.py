@@ -54,7 +54,7 @@ def two_runs(cli: Cli, own_run: Path) -> Path:
 
 def table_of(path: Path) -> dict[str, list[str]]:
     """The table of a report, its rows by their names."""
-    rows = re.findall(r"<tr>(.*?)</tr>", path.read_text())
+    rows = re.findall(r"<tr>(.*?)</tr>", path.read_text().partition("<details>")[0])
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     return {name: values for name, *values in cells}
 
@@ -66,8 +66,14 @@ def test_runs_stand_side_by_side_with_their_differences_and_figures(cli: Cli, tw
     assert table[""] == ["version_0", "version_10"]
     assert table["seed_everything"] == ["7", "8"]
     assert table["model.network.dropout"] == ["0.1", "0.25"]
-    assert "model.lr" not in table
-    assert "data.data_dir" not in table
+    assert (table["data.dataset"], table["model.network"]) == (["digits", "digits"], ["MLP", "MLP"])
+    assert next(iter(table.items())) == ("", ["version_0", "version_10"])
+    assert [name.partition("/")[0] for name in list(table)[1:4]] == ["test"] * 3, "metrics first"
+    rest = (tmp_path / "report.html").read_text().partition("<details>")[2]
+    assert ">model.optimizer.lr<" in rest
+    assert "model.optimizer.lr" not in table
+    assert "data.data_dir" not in {*table, rest}
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", table["finished"][0])
     told = json.loads((two_runs / "version_0" / "test.json").read_text())
     assert table["test/accuracy"] == [f"{told['accuracy']:.4f}", "-"]
     assert table["test/checkpoint"][1] == "-"
@@ -89,7 +95,9 @@ def test_a_person_sees_table_curves_and_pictures_without_a_network(cli: Cli, two
     assert cli("report", two_runs).status == 0
     address = (tmp_path / "report.html").as_uri()
     with chromium() as browser, visit(browser, address) as seen:
-        assert seen.page.locator("thead th").all_inner_texts() == ["", "version_0", "version_10"]
+        assert seen.page.locator("thead th").all_inner_texts()[:2] == ["version_0", "version_10"]
+        assert seen.page.get_by_role("img", name="Loss and accuracy of each run").is_visible()
+        assert "version_10: seed_everything 8, dropout 0.25" in seen.page.locator("svg").inner_html()
         assert seen.page.get_by_text("It overfits after epoch 1").is_visible()
         assert seen.page.locator("h2 + svg").bounding_box()["width"] > 500
         pictures = seen.page.locator("img")

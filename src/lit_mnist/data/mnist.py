@@ -33,8 +33,8 @@ class MNISTDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if dataset not in (names := (*SETS, "digits")):  # such as that of a checkpoint
-            raise DataError(f"dataset: {dataset} is not one of {', '.join(names)}")
+        if dataset not in (*SETS, "digits"):  # such as that of a checkpoint
+            raise DataError(f"dataset: {dataset} is not one of {', '.join(SETS)}, digits")
         self.dataset = dataset
         self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
         self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")
@@ -47,27 +47,29 @@ class MNISTDataModule(ImageDataModule):
         """Download or unpack what is missing; Lightning calls this on one process per machine."""
         if self.dataset == "digits":
             return
-        kind = SETS[self.dataset]
-        resources = [*kind.resources["train"], *kind.resources["test"]] if self.dataset == "qmnist" else kind.resources
-        missing = [path for url, _ in resources if not (path := self.folder / Path(url).stem).exists()]
-        mine: list[Path] = []
+        dataset_class = SETS[self.dataset]
+        resources = dataset_class.resources
+        resources = [*resources["train"], *resources["test"]] if self.dataset == "qmnist" else resources
+        files = [self.folder / Path(url).stem for url, _ in resources]
+        missing = [path for path in files if not path.exists()]
+        created: list[Path] = []
         try:
             if missing:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.folder / ".lock"):  # two runs that start at once download once
-                    mine = [path for path in missing if not path.exists()]
+                    created = [path for path in missing if not path.exists()]
                     for train in (True, False):
-                        kind(self.data_dir, train=train, download=True)
+                        dataset_class(self.data_dir, train=train, download=True)
         except BaseException as error:
-            for path in mine:
+            for path in created:
                 path.unlink(missing_ok=True)  # it may be half unpacked
             if not isinstance(error, OSError | RuntimeError | EOFError):
                 raise
-            raise DataError(
-                f"{self.folder}: there is no {', no '.join(path.name for path in missing)}; to download or unpack it"
-                f" failed: {error}; put the files there, name a folder that has them by"
-                " --data.data_dir or LIT_MNIST_DATA_DIR, or take the embedded digits: --data.dataset digits"
-            ) from error
+            absent = (
+                f"there is no {', no '.join(path.name for path in missing)}; to download or unpack it failed: {error}"
+            )
+            ways = "put the files there, name a folder that has them by --data.data_dir or LIT_MNIST_DATA_DIR"
+            raise DataError(f"{self.folder}: {absent}; {ways}, or take the digits: --data.dataset digits") from error
 
     def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images."""

@@ -77,11 +77,14 @@ class ImageDataModule(L.LightningDataModule):
 
     def _loaded(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """What `load` gives, in the form that it promises; DataError."""
-        images, labels = self.load(split)
-        what, form, shape = f"load({split!r}) gives", tuple(images.shape), tuple(self.image_shape)
+        loaded, what = self.load(split), f"load({split!r}) gives"
+        if not (isinstance(loaded, tuple) and [isinstance(part, Tensor) for part in loaded] == [True, True]):
+            raise DataError(f"{what} no tuple of two tensors, images and labels")
+        images, labels = loaded
+        form, shape = tuple(images.shape), tuple(self.image_shape)
         if images.dtype != torch.uint8 or form[1:] != shape or len(shape) not in (2, 3):
-            expected = f"torch.uint8 {('N', *shape)}; image_shape is {shape}"
-            raise DataError(f"{what} images of {images.dtype} {form}, not of {expected}")
+            why = f"not of torch.uint8 {('N', *shape)}; image_shape is {shape}"
+            raise DataError(f"{what} images of {images.dtype} {form}, {why}")
         if labels.dtype != torch.int64 or labels.shape != form[:1]:
             raise DataError(f"{what} labels of {labels.dtype} {tuple(labels.shape)}, not of torch.int64 {form[:1]}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:

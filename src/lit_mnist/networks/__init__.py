@@ -13,12 +13,12 @@ __all__ = ["CNN", "MLP"]
 
 def describe(network: nn.Module) -> dict[str, Any]:
     """One of these networks with its arguments as plain data, as YAML has it; {} for any other."""
-    kind = type(network)
-    if kind not in (globals()[name] for name in __all__):
+    network_class = type(network)
+    if network_class not in (globals()[name] for name in __all__):
         return {}
-    arguments = {name: getattr(network, name) for name in inspect.signature(kind).parameters}
+    arguments = {name: getattr(network, name) for name in inspect.signature(network_class).parameters}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-    return {"network": {"class_path": f"{__name__}.{kind.__name__}", "init_args": plain}}
+    return {"network": {"class_path": f"{__name__}.{network_class.__name__}", "init_args": plain}}
 
 
 def build(described: dict[str, Any]) -> nn.Module | None:

@@ -75,9 +75,10 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
+        names = [name for name in metrics if name.startswith("val")]
         if self.monitor is None or self.monitor in metrics:  # otherwise nothing was validated, or under other names
             super().on_train_epoch_end(trainer, pl_module)
-        elif (names := [name for name in metrics if name.startswith("val")]) and trainer.current_epoch == 0:
+        elif names and trainer.current_epoch == 0:
             print_error(f"--best: {self.monitor} is not logged, so best.ckpt is not saved; {names[0]} is", "warning")
 
     def on_train_batch_end(self, *_: Any) -> None:

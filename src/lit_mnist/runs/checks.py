@@ -68,8 +68,9 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     differ = (logits != logits[0]).any()  # constant ones may add up to 1 by chance
     if count > 1 and differ and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
         raise ModelError("network: it gives probabilities, not logits; leave out the softmax")
-    if (form := tried(f"loss: {loss}", model.loss, logits, labels).shape).numel() != 1:
-        raise ModelError(f"loss: {loss} gives {tuple(form)}, not one number")
+    value = tried(f"loss: {loss}", model.loss, logits, labels)
+    if value.numel() != 1:
+        raise ModelError(f"loss: {loss} gives {tuple(value.shape)}, not one number")
     if isinstance(model.loss, nn.NLLLoss) and logits.logsumexp(1).abs().max() > 0.01:
         raise ModelError("loss: NLLLoss needs log-probabilities, but the network gives logits; take CrossEntropyLoss")
     noise = torch.randn(2 * count, count, generator=torch.Generator().manual_seed(0))  # of every class

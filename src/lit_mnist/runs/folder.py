@@ -1,6 +1,7 @@
 """Run folders: lightning_logs/version_N holds what one fit leaves, its config, checkpoints and metrics."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def new_run(logs: Path) -> Path:
     number = max(map(_number, logs.glob("version_*")), default=-1) + 1
     while True:
         try:
-            (run := logs / f"version_{number}").mkdir()
+            run = logs / f"version_{number}"
+            run.mkdir()
             return run
         except FileExistsError:
             number += 1
@@ -33,7 +35,8 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
         run: The run that is meant in place of that one.
     """
     if name not in ("best", "last", None):
-        if (path := Path(name).expanduser()).is_file():
+        path = Path(name).expanduser()
+        if path.is_file():
             return path
         raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
     runs = [path.parent for path in Path(logs).glob("version_*/config.yaml")]
@@ -62,6 +65,12 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         return []
     with path.open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def read_test(run: Path) -> dict[str, Any]:
+    """What a test of a run measured, from its test.json; {} without one."""
+    path = run / "test.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def _number(run: Path) -> int:

@@ -56,12 +56,13 @@ class History(Callback):
         found = {name: value.item() for name, value in logged.items()} | self._val
         measured = {name: found[name] for name in metrics_of([found])}
         epoch, seconds = trainer.current_epoch + 1, time.perf_counter() - self._started
-        if bad := [name for name, value in measured.items() if not math.isfinite(value) and name.endswith("loss")]:
-            raise DivergedError(f"{bad[0]} is {measured[bad[0]]} in epoch {epoch}; try a lower --model.optimizer.lr")
+        losses = {name: value for name, value in measured.items() if name.endswith("loss")}
+        bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
         if not get_total_norm(pl_module.parameters()).isfinite():
-            raise DivergedError(
-                f"the weights are NaN or infinite after epoch {epoch}; try a lower --model.optimizer.lr"
-            )
+            bad.append("the weights are NaN or infinite")
+        if bad:
+            option = "--model.optimizer.lr" if isinstance(pl_module, Classifier) else "learning rate"
+            raise DivergedError(f"{bad[0]} in epoch {epoch}; try a lower {option}")
         self.rows.append({"epoch": epoch, **measured, "lr": self._lr, "seconds": round(seconds, 3)})
         if trainer.is_global_zero:
             self._write()

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.classifier import Classifier
-from lit_mnist.errors import Parser
+from lit_mnist.errors import Parser, fail
 from lit_mnist.runs.folder import find_checkpoint, run_of
 
 NAMES = ("best", "last")  # of checkpoints of your own newest run
@@ -27,11 +27,17 @@ def name_parts(parser: LightningArgumentParser) -> None:
 
 
 def _num_classes(data: L.LightningDataModule) -> int:
-    return int(getattr(data, "num_classes", 10))
+    return int(_of(data, "num_classes"))
 
 
 def _image_shape(data: L.LightningDataModule) -> list[int]:
-    return list(getattr(data, "image_shape", (28, 28)))
+    return list(_of(data, "image_shape"))
+
+
+def _of(data: L.LightningDataModule, name: str) -> Any:
+    if not hasattr(data, name):
+        fail(f"--data: {type(data).__name__} has no attribute {name}, which the model needs")
+    return getattr(data, name)
 
 
 class StoredImages(L.LightningDataModule):
@@ -82,16 +88,12 @@ def restore(model: L.LightningModule, saved: dict[str, Any], path: Path) -> None
     """Give a model what a checkpoint holds of it: a classifier its network and the names of its classes."""
     is_classifier = isinstance(model, Classifier)
     if isinstance(model, Classifier):
-        network_class, name = type(model.network), saved.get("network")
+        given, name = f"{type(model.network).__module__}.{type(model.network).__qualname__}", saved.get("network")
         if name is None:
             raise CheckpointError(f"{path}: its model is not a Classifier; name it by --model")
-        if (
-            "network" not in saved["hyper_parameters"]
-            and name != f"{network_class.__module__}.{network_class.__qualname__}"
-        ):
-            raise CheckpointError(
-                f"{path}: its network is {name}; name it by --model.network {name}, or its model by --model"
-            )
+        if "network" not in saved["hyper_parameters"] and name != given:
+            way = f"name it by --model.network {name}, or its model by --model"
+            raise CheckpointError(f"{path}: its network is {name}; {way}")
         model.restore(saved, path)
     try:
         model.load_state_dict(saved["state_dict"], strict=not is_classifier)

@@ -16,7 +16,7 @@ import yaml
 from lit_mnist.atomic import write_whole
 from lit_mnist.cli import run_command
 from lit_mnist.errors import fail
-from lit_mnist.runs.folder import LOGS, read_metrics
+from lit_mnist.runs.folder import LOGS, read_metrics, read_test
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of th
 
 
 def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, output: str = "reproduction") -> None:
-    """Fit and test configs over several seeds, and say how their results spread.
+    """Fit and test configs over several seeds, and report mean and spread.
 
     A call that was stopped continues where it was; seeds that are finished are not repeated.
 
@@ -97,8 +97,7 @@ def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
 def read_run(run: Path) -> list[Row]:
     """The epochs of a run; the last one has the metrics of the test, too."""
     rows: list[Row] = list(read_metrics(run))
-    test = json.loads((run / "test.json").read_text())
-    rows[-1] |= {f"test/{name}": value for name, value in test.items() if isinstance(value, float)}
+    rows[-1] |= {f"test/{name}": value for name, value in read_test(run).items() if isinstance(value, float)}
     return rows
 
 
@@ -136,7 +135,8 @@ def _lines(rows: list[Row], command: str) -> list[str]:
     lines.insert(1, "|---" * len(table[0]) + "|")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
     about = f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation."
-    head = ["# Results over seeds", "", f"`{command}`", "", about, ""]
+    sentence = f"Each config below was fitted and tested over {len(samples[0])} seeds:"
+    head = ["# Results over seeds", "", sentence, "", "```sh", command, "```", "", about, ""]
     return [*head, *lines, "", "![Curves of every config](curves.png)", ""]
 
 
@@ -158,4 +158,5 @@ def bands(rows: list[Row]) -> "Figure":
     grid[0, 0].set_ylabel("loss")
     grid[1, 0].set_ylabel("accuracy")
     grid[0, 0].legend(frameon=False)
+    figure.suptitle(f"mean ± standard deviation over {len(curves)} seeds", fontsize="medium")
     return figure

@@ -42,7 +42,7 @@ def export(
     data_dir: str | None = None,
     network: nn.Module | None = None,
 ) -> None:
-    """Write a checkpoint as one ONNX file that answers without this program.
+    """Write a checkpoint as one ONNX file that needs no PyTorch.
 
     The file takes images (N, *image_shape) uint8 for any N, such as those of the training. It gives probabilities
     (N, C) float32 and class (N,) int64, the index of the predicted class. The metadata hold the names of the classes.

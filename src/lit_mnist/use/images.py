@@ -31,8 +31,8 @@ def preparation(dataset: str, shape: Sequence[int]) -> Callable[[Image.Image], T
 def clothing(image: Image.Image) -> Tensor:
     """Make an image what Fashion-MNIST's are: light on dark, with a longer side of 28 pixels: (28, 28) uint8."""
     pixels = grey(image)  # (H, W)
-    ground = np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()]))
-    pixels = 255 - pixels if ground > 127 else pixels
+    background = np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()]))
+    pixels = 255 - pixels if background > 127 else pixels
     rows, columns = (np.flatnonzero((pixels > 255 * CONTRAST).any(axis)) for axis in (1, 0))
     if not len(rows):
         raise ImageError("nothing is shown on the image")
@@ -46,12 +46,13 @@ def prepare(image: Image.Image) -> Tensor:
     An image that `is_mnists` accepts is only made grey and, if faint, brighter. ImageError: nothing is drawn on it.
 
     Args:
-        image: In mode L, RGB or RGBA, dark on light or light on dark; what is transparent counts as ground.
+        image: In mode L, RGB or RGBA, dark on light or light on dark; what is transparent counts as background.
 
     Returns:
         The digit, (28, 28) uint8, light on dark.
     """
-    if 0 in image.size or np.ptp(pixels := grey(image)) < 255 * CONTRAST:
+    pixels = grey(image)
+    if 0 in image.size or np.ptp(pixels) < 255 * CONTRAST:
         raise ImageError("nothing is drawn on the image")
     if pixels.max() < 250:  # MNIST's own reach 254 at least
         pixels = pixels * (255 / pixels.max())
@@ -73,8 +74,8 @@ def grey(image: Image.Image) -> Pixels:
     pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3) or (H, W, 4)
     if image.mode == "RGBA":  # on white or, where all that is drawn is light, on black
         drawn = np.asarray(image.convert("RGB").convert("L"))[pixels[..., 3] > pixels[..., 3].max() / 2]
-        ground = Image.new("RGBA", image.size, "black" if drawn.min(initial=255) > 127 else "white")
-        image = Image.alpha_composite(ground, image).convert("RGB")
+        background = Image.new("RGBA", image.size, "black" if drawn.min(initial=255) > 127 else "white")
+        image = Image.alpha_composite(background, image).convert("RGB")
         pixels = np.asarray(image, np.float32)
     if pixels.ndim == 2:
         return pixels
@@ -83,11 +84,11 @@ def grey(image: Image.Image) -> Pixels:
 
 
 def drawing(pixels: Pixels) -> Pixels:
-    """What stands out from the ground: (H, W) in [0, 255] -> (H, W) from 0 to 1, a full stroke; ImageError: nothing."""
-    ground = _ground(pixels).clip(1)
-    is_light = ((pixels - ground) ** 3).sum() > 0  # skewness: strokes deviate to one side, noise to both
-    # A shade takes the same share from paper and pen; on a dark ground it is the difference that stays.
-    depth = (pixels - ground) / 255 if is_light else 1 - pixels / ground
+    """The strokes on a background: (H, W) in [0, 255] -> (H, W) in 0 to 1, 1 for a full stroke; ImageError: none."""
+    background = _background(pixels).clip(1)
+    is_light = ((pixels - background) ** 3).sum() > 0  # skewness: strokes deviate to one side, noise to both
+    # A shade takes the same share from paper and pen; on a dark background it is the difference that stays.
+    depth = (pixels - background) / 255 if is_light else 1 - pixels / background
     deepest, noise = depth.max(), np.median(abs(np.diff(depth.ravel())))  # which is close to its standard deviation
     noise = noise if pixels.size > SIDE**2 else 0  # in a smaller image most pixels may be of strokes
     if deepest < max(5 * noise, CONTRAST):
@@ -98,7 +99,7 @@ def drawing(pixels: Pixels) -> Pixels:
     return np.where(strokes, ((depth - 2 * noise) / (full - 2 * noise)).clip(0, 1), 0).astype(np.float32)
 
 
-def _ground(pixels: Pixels) -> Pixels:
+def _background(pixels: Pixels) -> Pixels:
     """Brightness that each pixel would have with nothing drawn on it: a smooth surface through most of them, (H, W)."""
     height, width = (min(side, 64) for side in pixels.shape)
     small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)).ravel()
@@ -115,14 +116,15 @@ def _ground(pixels: Pixels) -> Pixels:
 
 def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The strokes (H, W) without specks and, where others remain, without a frame and what reaches in from the edge."""
-    parts, _ = ndimage.label(strokes := np.pad(strokes, 1), np.ones((3, 3)))
+    strokes = np.pad(strokes, 1)
+    parts, _ = ndimage.label(strokes, np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0  # of what is no stroke
     spans = np.array([0, *(max(side.stop - side.start for side in box) for box in ndimage.find_objects(parts))])
-    grounds, _ = ndimage.label(~strokes)
-    outside = ndimage.binary_dilation(grounds == grounds[0, 0], np.ones((3, 3)))
+    backgrounds, _ = ndimage.label(~strokes)
+    outside = ndimage.binary_dilation(backgrounds == backgrounds[0, 0], np.ones((3, 3)))
     framed = sizes.copy()
-    framed[parts[outside]] = 0  # a part that touches the outer ground is not inside a frame
+    framed[parts[outside]] = 0  # a part that touches the outer background is not inside a frame
     inner = sizes.copy()
     inner[np.concatenate([parts[[1, -2]].ravel(), parts[:, [1, -2]].ravel()])] = 0
     if spans[framed > 0].max(initial=0) >= 0.2 * spans.max():

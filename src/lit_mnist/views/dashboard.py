@@ -1,6 +1,5 @@
 """What TensorBoard shows of a fit beside its curves, and the figures that a fit leaves in the run folder."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Dashboard(Callback):
-    """Draws history, samples and weights into the run folder after a fit, and fills TensorBoard while it runs."""
+    """Draws history and samples into the run folder after a fit, and fills TensorBoard while it runs."""
 
     def __init__(self, run: str | Path) -> None:
         self.run = Path(run).expanduser()
@@ -39,7 +38,8 @@ class Dashboard(Callback):
                 writer.add_histogram(name, parameter, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or not (rows := read_metrics(self.run)):
+        rows = read_metrics(self.run)
+        if not trainer.is_global_zero or not rows:
             return
         figure = figures.history(rows)
         figures.save(figure, self.run / "history.svg")
@@ -48,11 +48,6 @@ class Dashboard(Callback):
         if hasattr(data, "splits"):
             images, labels = (part[:36] for part in data.splits["train"])
             leave_figure(trainer, figures.samples(images, labels, pl_module.classes), self.run / "samples.png")
-        first = next(pl_module.network.parameters())
-        if len(shape := pl_module.image_shape) == 2 and first.shape[1:] == (
-            math.prod(shape),
-        ):  # units for whole images
-            leave_figure(trainer, figures.weights(first.view(-1, *shape)), self.run / "weights.png")
 
 
 class StepLoss(Callback):

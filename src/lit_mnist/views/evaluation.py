@@ -24,7 +24,7 @@ class Evaluation(Callback):
 
     It writes test.json (what was tested, data set, number of images, what was measured, expected calibration error),
     per_class.csv (precision, recall, F1 and support of each class) and, if it is to draw, confusion.png, mistakes.png
-    (the 36 wrong answers of the highest probability) and calibration.png.
+    (the 36 wrong predictions of the highest probability) and calibration.png.
     """
 
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
@@ -59,18 +59,19 @@ class Evaluation(Callback):
             return self._write_scores(tested | scores)
         classes: list[str] = pl_module.classes
         images, probabilities, labels = (torch.cat(part) for part in zip(*chain(*shares), strict=True))  # N in all
-        highest, answers = probabilities.max(1)  # (N, C) -> (N,), (N,)
-        right = answers == labels
+        highest, predicted = probabilities.max(1)  # (N, C) -> (N,), (N,)
+        right = predicted == labels
         error = classification.multiclass_calibration_error(probabilities, labels, len(classes), n_bins=15).item()
         self._write_scores({**tested, "images": len(labels), **scores, "calibration_error": error})
-        self._write_per_class(labels, answers, classes)
+        self._write_per_class(labels, predicted, classes)
         if not self.draw:
             return
         matrix = classification.multiclass_confusion_matrix(probabilities, labels, len(classes))  # (C, C) int64
         leave_figure(trainer, figures.confusion(matrix, classes), self.run / "confusion.png")
-        order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong answers first
-        worst = order[: min(36, int((~right).sum()))]
-        shown = figures.mistakes(images[worst], labels[worst], answers[worst], highest[worst], classes)
+        order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong ones first
+        wrong = int((~right).sum())
+        worst, title = order[: min(36, wrong)], f"{wrong:,} of {len(labels):,} wrong"
+        shown = figures.mistakes(images[worst], labels[worst], predicted[worst], highest[worst], classes, title)
         leave_figure(trainer, shown, self.run / "mistakes.png")
         leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")
 
@@ -78,10 +79,10 @@ class Evaluation(Callback):
         with write_whole(self.run / "test.json") as part:
             part.write_text(json.dumps(content, indent=2) + "\n")
 
-    def _write_per_class(self, labels: Tensor, answers: Tensor, classes: list[str]) -> None:
+    def _write_per_class(self, labels: Tensor, predicted: Tensor, classes: list[str]) -> None:
         from sklearn.metrics import precision_recall_fscore_support
 
-        scores = precision_recall_fscore_support(labels, answers, labels=range(len(classes)), zero_division=0)
+        scores = precision_recall_fscore_support(labels, predicted, labels=range(len(classes)), zero_division=0)
         with write_whole(self.run / "per_class.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["class", "precision", "recall", "f1", "support"])

@@ -1,4 +1,4 @@
-"""The figures: learning curves, samples, weights, and what a test shows."""
+"""The figures: learning curves, samples, and what a test shows."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, VAL = "#7a8794", "#d95f02"
+FEW = 10  # images: the share of fewer means little
 METRICS = ("loss", "accuracy")  # that have curves in every figure; those of one's own stand in TensorBoard and report
 
 
@@ -31,7 +32,7 @@ def save(figure: "Figure", path: Path) -> None:
     from matplotlib import rc_context
 
     with write_whole(path) as part, rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(part, format=path.suffix[1:], dpi=110, metadata={"Date": None} if path.suffix == ".svg" else {})
+        figure.savefig(part, format=path.suffix[1:], dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
 def plain_axes(axes: "Axes", below: str = "") -> None:
@@ -43,7 +44,7 @@ def plain_axes(axes: "Axes", below: str = "") -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(below)
     if below == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
@@ -96,7 +97,8 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
     handles = [Line2D([], [], color=color) for color in colors]
     handles += [Line2D([], [], color="gray"), Line2D([], [], color="gray", linestyle="--")]
     names = [name.replace("$", r"\$") for name in histories]  # which is no formula
-    place = {"loc": "outside lower center", "ncols": min(6, len(handles)), "frameon": False}
+    columns = max(1, min(len(handles), 120 // (max(map(len, names)) + 8)))
+    place: Any = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(handles, [*names, "val", "train"], **place)
     return figure
 
@@ -113,25 +115,10 @@ def shortened(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}"
 
 
-def weights(weight: Tensor) -> "Figure":
-    """What each of the first 64 units of a layer looks for, (units, H, W): light excites it, dark inhibits."""
-    from torchvision.utils import make_grid
-
-    kept = weight[:64].detach().float().cpu()
-    columns = math.ceil(math.sqrt(len(kept)))
-    grid = make_grid(kept[:, None], nrow=columns, padding=2, pad_value=math.nan)[0]  # (rows, columns) px
-    figure, axes = new_figure(7, 6)
-    limit = kept.abs().quantile(0.99).item()
-    drawn = axes.imshow(grid.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(f"weights of {len(kept)} of the {len(weight)} units in the first layer", fontsize="medium")
-    figure.colorbar(drawn, ax=axes, shrink=0.6, extend="both")
-    return figure
-
-
 def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """True classes in rows, answers in columns, (C, C) int64: the count and, of a few classes, its share of the row."""
+    """Counts, (C, C) int64, true classes in rows, predicted ones in columns; up to 20 classes also with shares."""
     from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import PercentFormatter
 
     few = len(classes) <= 20  # more, and figures would lie over each other
     names = [shortened(name, 14) for name in classes]
@@ -139,7 +126,9 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
     side = max(6, 0.6 * len(classes)) if few else 0.22 * len(classes) + 3
     figure, axes = new_figure(side + 1 + 0.7 * long, side + 0.7 * long)
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)  # (C, C), each row adds up to 1
-    axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # so that single errors show
+    drawn = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # single errors show
+    scale: Any = {"shrink": 0.5, "aspect": 25, "ticks": [0, 0.01, 0.1, 0.5, 1], "format": PercentFormatter(1, 0)}
+    figure.colorbar(drawn, ax=axes, label="share of the true class", **scale)
     for i, row in enumerate(matrix.tolist() if few else []):
         for j, count in enumerate(row):
             if count:
@@ -150,7 +139,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
     upright = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(names)), names, fontsize=size, parse_math=False, **upright)
     axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
-    axes.set_xlabel("answer")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -160,9 +149,9 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
 
 
 def mistakes(
-    images: Tensor, labels: Tensor, answers: Tensor, probabilities: Tensor, classes: Sequence[str]
+    images: Tensor, labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: Sequence[str], title: str
 ) -> "Figure":
-    """Images (N, H, W) or (N, C, H, W) uint8 with the true class, the answer and its probability, each (N,), above."""
+    """Images (N, H, W) or (N, C, H, W) uint8, each below its true class, predicted class and probability, (N,)."""
     if not len(images):
         figure, axes = new_figure(7, 1.5)
         axes.set_axis_off()
@@ -170,9 +159,9 @@ def mistakes(
         return figure
     names = [shortened(name, 11) for name in classes]
     form = "{} as\n{}\n{}" if max(map(len, names)) > 3 else "{} as {}, {}"
-    given = zip(labels.tolist(), answers.tolist(), probabilities.tolist(), strict=True)
-    titles = [form.format(names[label], names[answer], percent(p)) for label, answer, p in given]
-    return _gallery(images, titles, columns=6)
+    given = zip(labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True)
+    titles = [form.format(names[label], names[other], percent(p)) for label, other, p in given]
+    return _gallery(images, titles, columns=6, title=f"{title}: true class as predicted class, probability")
 
 
 def percent(probability: float) -> str:
@@ -181,26 +170,34 @@ def percent(probability: float) -> str:
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
-    """How often answers of a given probability are right, both (N,), and how many there are."""
+    """How often predictions of a given probability are right, both (N,), and how many there are."""
+    from matplotlib.colors import to_rgba
+    from matplotlib.ticker import ScalarFormatter
+
     counts = torch.histc(probabilities, bins, 0, 1)  # (bins,)
     hits = torch.histc(probabilities[right], bins, 0, 1)
     edges = torch.linspace(0, 1, bins + 1)
     middles = ((edges[:-1] + edges[1:]) / 2).tolist()
     figure, (above, below) = new_figure(6, 5.5, rows=2, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color=TRAIN, linestyle="--", linewidth=1, label="perfectly calibrated")
-    above.bar(middles, (hits / counts).nan_to_num().tolist(), width=0.9 / bins, color=VAL, label="share right")
-    above.set_ylabel("share of answers that are right")
+    colors = [to_rgba(VAL, 1 if count >= FEW else 0.3) for count in counts.tolist()]
+    above.bar(middles, (hits / counts).nan_to_num().tolist(), width=0.9 / bins, color=colors)
+    above.bar([0], [0], color=VAL, label="share right")
+    above.bar([0], [0], color=to_rgba(VAL, 0.3), label=f"of fewer than {FEW} images")
+    above.set_xlim(0, 1)
+    above.set_ylabel("share right")
     above.legend(frameon=False)
     above.set_title(f"expected calibration error {error:.4f}", fontsize="medium")
     below.bar(middles, counts.tolist(), width=0.9 / bins, color=TRAIN)
     below.set_yscale("symlog", linthresh=1)
-    below.set_ylabel("answers")
+    below.yaxis.set_major_formatter(ScalarFormatter())  # 1, 10, 100
+    below.set_ylabel("images")
     plain_axes(above)
-    plain_axes(below, "probability that the model gives its answer")
+    plain_axes(below, "probability of the predicted class")
     return figure
 
 
-def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> "Figure":
+def _gallery(images: Tensor, titles: Sequence[str], columns: int, title: str = "") -> "Figure":
     """Images in a grid, each with a title above; one picture, since axes for each would take long."""
     if images.ndim == 4:  # colour: (N, 3, H, W) -> (N, H, W, 3); one plane of others
         pixels = images.movedim(1, -1) if images.shape[1] == 3 else images[:, :1].movedim(1, -1).expand(-1, -1, -1, 3)
@@ -212,12 +209,13 @@ def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> "Figure":
     cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # pixels of a cell, and of the space for titles
     rows = math.ceil(len(images) / columns)
     sheet = torch.full((rows * (height + 6 + top), columns * cell, 3), 255, dtype=torch.uint8)
-    figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell)
-    for i, (image, title) in enumerate(zip(pixels.cpu(), titles, strict=True)):
+    figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell + 0.3 * bool(title))
+    figure.suptitle(title, fontsize="medium")
+    for i, (image, text) in enumerate(zip(pixels.cpu(), titles, strict=True)):
         y, x = i // columns * (height + 6 + top) + top, i % columns * cell + (cell - width) // 2
         sheet[y : y + height, x : x + width] = image
         place = {"ha": "center", "va": "bottom", "fontsize": 7 if small else 9}
-        axes.text(x + width / 2, y - 2, title, parse_math=False, **place)
+        axes.text(x + width / 2, y - 2, text, parse_math=False, **place)
     axes.imshow(sheet.numpy(), interpolation="nearest")
     axes.set_axis_off()
     return figure

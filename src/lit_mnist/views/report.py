@@ -2,12 +2,14 @@
 
 import base64
 import io
-import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import yaml
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail, print_error
-from lit_mnist.runs.folder import read_metrics, read_options
+from lit_mnist.runs.folder import read_metrics, read_options, read_test
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
 PICTURES = ("history", "confusion", "mistakes", "calibration")
-ALWAYS = ("model.network", "trainer.max_epochs", "seed_everything")  # how the names of options of every report begin
+SHOWN = ("data", "data.dataset", "model.network", "trainer.max_epochs", "seed_everything")  # even where runs agree
 NEVER = ("data.data_dir", "ckpt_path", "figures", "trainer.default_root_dir")  # options that change no result
 LEVEL = 0.05  # a smaller rise of the val loss, as a share of its lowest value, is no overfitting
 
@@ -30,6 +32,7 @@ class Run:
     """What a run folder tells: options, flat; a row per epoch; test.json, or {}; and its PNG pictures in base64."""
 
     name: str
+    finished: str  # when its last epoch was
     options: dict[str, Any]
     rows: list[dict[str, float]]
     test: dict[str, Any]
@@ -37,7 +40,7 @@ class Run:
 
 
 def report(runs: list[str], output: str = "report.html") -> None:
-    """Compare runs in one HTML page that needs no other file.
+    """Compare runs in one self-contained HTML page.
 
     Args:
         runs: Run folders, or folders with runs in them, such as lightning_logs.
@@ -75,44 +78,52 @@ def find_runs(folder: Path) -> list[Path]:
 
 def read_run(folder: Path, name: str) -> Run:
     """Read what a run folder tells; ValueError where it has no finished epoch."""
-    if not (rows := read_metrics(folder)) or not {"epoch", "seconds"} <= rows[0].keys():
+    rows = read_metrics(folder)
+    if not rows or not {"epoch", "seconds"} <= rows[0].keys():
         raise ValueError("it has no finished epoch")
-    test = dict(json.loads((folder / "test.json").read_text())) if (folder / "test.json").is_file() else {}
     pictures = {picture: folder / f"{picture}.png" for picture in PICTURES}
     encoded = {n: base64.b64encode(path.read_bytes()).decode() for n, path in pictures.items() if path.is_file()}
-    return Run(name, read_options(folder), rows, test, encoded)
+    finished = datetime.fromtimestamp((folder / "metrics.csv").stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    return Run(name, finished, read_options(folder), rows, read_test(folder), encoded)
 
 
-def compare(runs: list[Run]) -> list[list[str]]:
-    """The table: a header, then a row per quantity with a column per run."""
-    names = dict.fromkeys(name for run in runs for name in run.options)
-    differ = [name for name in names if len({str(run.options.get(name)) for run in runs}) > 1]
-    shown = [name for name in names if (name.startswith(ALWAYS) or name in differ) and name not in NEVER]
-    columns = [{name: str(run.options.get(name, "-")) for name in shown} | _figures(run) for run in runs]
-    quantities = dict.fromkeys(name for column in columns for name in column)
-    rows = [[name, *(column.get(name, "-") for column in columns)] for name in quantities]
-    return [["", *(run.name for run in runs)], *rows]
+def differing(runs: list[Run]) -> list[str]:
+    """The options that have several values among the runs that have them."""
+    names = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
+    return [name for name in names if len({str(run.options[name]) for run in runs if name in run.options}) > 1]
 
 
-def _figures(run: Run) -> dict[str, str]:
-    """The numbers of a run by their names, whatever was measured."""
+def compare(runs: list[Run]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of a name and a value per run: results with the options that matter most, and all other options."""
+    measured = [_results(run) for run in runs]
+    results = sorted(dict.fromkeys(chain(*measured)), key=lambda name: not name.startswith("test/"))
+    options = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
+    shown = [name for name in options if name in SHOWN or name in differing(runs)]
+    rows = [[name, *(found.get(name, "-") for found in measured)] for name in results]
+    of_options = [[name, *(str(run.options.get(name, "-")) for run in runs)] for name in options]
+    rest = [row for row in of_options if row[0] not in shown]
+    return [*rows, *(row for row in of_options if row[0] in shown)], rest
+
+
+def _results(run: Run) -> dict[str, str]:
+    """What a run measured, and when, by the names of the table's rows."""
     last, best = run.rows[-1], figures.best_row(run.rows)
-    numbers: dict[str, Any] = {
-        "epochs": f"{last['epoch']:.0f}",
-        "seconds": f"{sum(row['seconds'] for row in run.rows):.1f}",
-    }
+    tested = sorted(run.test.items(), key=lambda item: not isinstance(item[1], float))  # the metrics first
+    numbers: dict[str, Any] = {f"test/{name}": value for name, value in tested}
     if best:
-        numbers["best epoch (lowest val/loss)"] = f"{best['epoch']:.0f}"
         numbers |= {f"{name}, best epoch": best[name] for name in metrics_of([best]) if name.startswith("val/")}
+        numbers["best epoch (lowest val/loss)"] = f"{best['epoch']:.0f}"
     numbers |= {f"{name}, last epoch": last[name] for name in metrics_of([last])}
-    numbers |= {f"test/{name}": value for name, value in run.test.items()}
+    numbers |= {"epochs": f"{last['epoch']:.0f}", "seconds": f"{sum(row['seconds'] for row in run.rows):.1f}"}
+    numbers["finished"] = run.finished
     return {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
 
 
 def overfitting(rows: list[dict[str, float]]) -> str:
     """A sentence on whether, where and by how much the val loss turned."""
     measured = [row for row in rows if "val/loss" in row]
-    if (best := figures.best_row(measured)) is None:
+    best = figures.best_row(measured)
+    if best is None:
         return "Nothing was validated, so overfitting does not show."
     last = measured[-1]
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
@@ -145,15 +156,21 @@ def outdated(run: Run) -> str:
 def _html(runs: list[Run]) -> str:
     from jinja2 import Template
 
+    labels: dict[str, Sequence[dict[str, float]]] = {}
+    for run in runs:
+        told = ", ".join(f"{n.rpartition('.')[2]} {run.options[n]}" for n in differing(runs) if n in run.options)
+        labels[figures.shortened(f"{run.name}: {told}" if told else run.name, 70)] = run.rows
     curves = io.StringIO()
-    figures.overlay({run.name: run.rows for run in runs}).savefig(
-        curves, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
+    metadata: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figures.overlay(labels).savefig(curves, format="svg", metadata=metadata)
     svg = curves.getvalue()
+    svg = svg[svg.index("<svg") :]  # without the XML header, which names a document type elsewhere
+    table, rest = compare(runs)
     source = files("lit_mnist.views").joinpath("templates/report.html").read_text(encoding="utf-8")
     page: str = Template(source, autoescape=True).render(
-        table=compare(runs),
-        curves=svg[svg.index("<svg") :],  # without the XML header, which names a document type elsewhere
+        table=table,
+        rest=rest,
+        curves=svg.replace("<svg", '<svg role="img" aria-label="Loss and accuracy of each run over its epochs"', 1),
         runs=[(run.name, overfitting(run.rows) + outdated(run), run.pictures) for run in runs],
     )
     return page

@@ -1,16 +1,20 @@
 """A page on this machine where a person draws a digit and sees what the model makes of it."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lit_mnist.checkpoint import read_checkpoint
+from lit_mnist.classifier import Classifier
 from lit_mnist.errors import fail, print_error
+from lit_mnist.runs.folder import read_test, run_of
 from lit_mnist.runs.parts import load_classifier
 
 
 def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, network: nn.Module | None = None) -> None:
-    """Serve a page where you draw a digit, or drop any image, and see the model's answer; Ctrl-C ends it.
+    """Serve a page where you draw a digit or drop an image, and see the prediction.
 
     Args:
         ckpt_path: A checkpoint: its path, or best or last for the newest run.
@@ -31,11 +35,18 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
         fail(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}; --port 0 takes a free one")
     name = f"[{host}]" if ":" in host else host
     local = host in ("127.0.0.1", "::1", "localhost")
-    app = application(
-        classifier, str(checkpoint), f"trained on {classifier.dataset}", [name, "localhost"] if local else ["*"]
-    )
+    hosts = [name, "localhost"] if local else ["*"]
+    app = application(classifier, str(checkpoint), training_of(classifier, checkpoint), hosts)
     if not local:
         print_error(f"--host {host}: all who can reach this machine can use the page", "warning")
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
     limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])
+
+
+def training_of(classifier: Classifier, checkpoint: Path) -> str:
+    """What the page says of a checkpoint: its data set and, if its run has tested it, the test accuracy."""
+    run, step = run_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
+    test = read_test(run) if run else {}
+    is_tested = (test.get("checkpoint"), test.get("global_step")) == (checkpoint.name, step)
+    return f"trained on {classifier.dataset}" + (f", test accuracy {test['accuracy']:.2%}" if is_tested else "")

@@ -36,11 +36,13 @@ def application(classifier: Classifier, checkpoint: str, about: str, hosts: list
     ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
     of the classes and the image that the model has ``seen``, a PNG file as an address, or an ``error`` in one line.
     """
+    digits = all(name.isdecimal() for name in classifier.classes)
     page = Template((FOLDER / "page.html").read_text()).substitute(
         checkpoint=html.escape(checkpoint),
         about=html.escape(about),
         limit=LIMIT,
-        title="Draw a digit" if all(name.isdecimal() for name in classifier.classes) else "Draw or drop an image",
+        title="Draw a digit" if digits else "Draw or drop an image",
+        how="Draw one digit with mouse or finger, or drop an image of one." if digits else "Use mouse or finger.",
         classes=html.escape(json.dumps(classifier.classes)),
     )
 

@@ -12,6 +12,7 @@ const classes = JSON.parse(find("bars").dataset.classes);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 let strokes = []; // each a list of points [x, y] on the pad
+let current = null; // the stroke that the pointer draws
 let picture = null; // an image file on the pad instead of strokes
 let sheet = 0; // counts fresh starts: an answer that belongs to an earlier sheet is not shown
 let wanted = null; // what to read next, as a function that gives the image
@@ -45,6 +46,8 @@ function paint() {
   }
   trace(paper, getComputedStyle(pad).color);
   find("hint").hidden = picture !== null || strokes.length > 0;
+  find("undo").disabled = strokes.length === 0;
+  find("clear").disabled = !find("hint").hidden;
 }
 
 /** The drawing as MNIST has it, light on dark whatever the colours of the page, in a margin that no stroke reaches. */
@@ -71,6 +74,12 @@ function clear() {
 function begin(point) {
   if (picture) clear(); // drawing starts anew after a file
   strokes.push([point]);
+}
+
+function undo() {
+  strokes.pop();
+  if (strokes.length) drawn();
+  else if (!picture) clear();
 }
 
 function drawn() {
@@ -103,7 +112,8 @@ async function read(image) {
 }
 
 function percent(share) {
-  return share >= 0.9995 ? ">99.9%" : `${(100 * share).toFixed(1)}%`;
+  if (share >= 0.9995) return ">99.9%";
+  return share < 0.0005 ? "<0.1%" : `${(100 * share).toFixed(1)}%`;
 }
 
 function show({ error, probabilities, seen }) {
@@ -180,11 +190,12 @@ pad.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || event.button !== 0) return;
   pad.setPointerCapture(event.pointerId);
   begin(position(event));
+  current = strokes.at(-1);
   drawn();
 });
 pad.addEventListener("pointermove", (event) => {
-  const stroke = strokes.at(-1); // none if the pad was cleared meanwhile
-  if (!stroke || !event.isPrimary || !pad.hasPointerCapture(event.pointerId)) return;
+  const stroke = strokes.at(-1);
+  if (stroke !== current || !event.isPrimary || !pad.hasPointerCapture(event.pointerId)) return; // cleared or undone
   const events = event.getCoalescedEvents?.() ?? [];
   stroke.push(...(events.length ? events : [event]).map(position));
   drawn();
@@ -208,7 +219,9 @@ pad.addEventListener("keydown", (event) => {
   pen.down = !event.shiftKey;
 });
 
+find("undo").addEventListener("click", undo);
 find("clear").addEventListener("click", clear);
+addEventListener("keydown", (event) => { if ((event.ctrlKey || event.metaKey) && event.key === "z") undo(); });
 find("choose").addEventListener("click", () => find("file").click());
 find("file").addEventListener("change", (event) => {
   if (event.target.files.length) take(event.target.files[0]);
