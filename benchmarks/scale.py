@@ -18,7 +18,7 @@ WIDTHS = (64, 256, 1024, 4096)
 DEVICES = (1, 2)
 
 
-def one(samples: int, batch_size: int, width: int, devices: int) -> None:
+def one(samples: int, batch_size: int, width: int, devices: int, hosts: int = 1) -> None:
     """Fit two epochs of noise in this process and print the seconds of the second and the peak memory."""
     import lightning.pytorch as L
     import torch
@@ -49,7 +49,8 @@ def one(samples: int, batch_size: int, width: int, devices: int) -> None:
         max_epochs=2,
         accelerator="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        num_nodes=hosts,
+        strategy="ddp" if devices * hosts > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -30,7 +30,8 @@ DIGITS = ("--data.dataset", "digits", "--data.batch_size", "32")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest, so that two workers end together."""
-    longest = ["test_processes.py", "test_cli.py", "test_cases.py", "test_documents.py", "test_demo.py"]
+    longest = ["launch", "cli", "processes", "cases", "documents", "demo"]
+    longest = [f"test_{name}.py" for name in longest]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 

@@ -30,6 +30,7 @@ QUICK = (
     "false",
 )
 FILES = {
+    ".lock",
     "config.yaml",
     "hparams.yaml",
     "metrics.csv",

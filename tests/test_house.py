@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 SOURCE = ROOT / "src" / "lit_mnist"
-LEAVES = ("atomic", "errors")  # which all below the starter may import
+LEAVES = ("atomic", "launch", "errors")  # which all below the starter may import
 STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "classifier")
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast")
 ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
@@ -15,15 +15,15 @@ LINES = {  # at most, of all files of a room together
     STARTER: 748,
     ("augment",): 86,
     ("image_files", "folder"): 235,
-    ("runs",): 459,
+    ("runs",): 505,
     ("fast",): 93,
     ("views",): 612,
     ("use",): 573,
-    ("cli",): 374,
+    ("cli",): 389,
     ("trials",): 163,
     ("__main__",): 43,
     ("program",): 95,
-    LEAVES: 163,
+    LEAVES: 200,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as L
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from jsonargparse.typing import NonNegativeInt, register_type
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as stock
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.distributed import DistError
 
 from lit_mnist import networks
 from lit_mnist.atomic import write_whole
@@ -27,10 +29,12 @@ from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import name_of
 from lit_mnist.data.mnist import SETS
-from lit_mnist.errors import Parser, fail, flat, nearest, print_error
-from lit_mnist.fast import FastClassifier
+from lit_mnist.errors import Parser, fail, flat, print_error
+from lit_mnist.fast import FastClassifier  # noqa: F401  # for --model FastClassifier
 from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
+from lit_mnist.launch import trainer_options
 from lit_mnist.runs.callbacks import run_callbacks
+from lit_mnist.runs.checks import check_callbacks, mode_of
 from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, read_test, run_of
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.runs.parts import NAMES, name_parts, restore
@@ -42,7 +46,6 @@ from lit_mnist.views.terminal import EpochBar, NetworkSummary
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
 # How options begin that a fit which continues may not change.
 DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
-OWN = (Classifier, FastClassifier)
 LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
 CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # of these, those that may
 
@@ -52,7 +55,8 @@ class CLI(LightningCLI):
 
     checkpoint: Path | None = None  # what is continued or evaluated
     saved: Any = None  # what it holds
-    run: Path | None = None  # where this run leaves its files; None where it leaves none
+    run: Path | None = None  # where this run saves its files; None where it saves none
+    named: Path | None = None  # the folder of --name
 
     def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
         self.command = command
@@ -81,6 +85,9 @@ class CLI(LightningCLI):
             help="A checkpoint: its path, or best or last for the newest run. fit continues from it (by default a new"
             " run starts); validate and test evaluate it (by default best).",
         )
+        if self.command == "fit":
+            about = "Name of the run, whose folder it is; the same command starts the run or resumes it."
+            parser.add_argument("--name", type=str | None, help=about)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line on top of config.yaml of the run, or of what a checkpoint says."""
@@ -89,10 +96,13 @@ class CLI(LightningCLI):
                 fail(f"{option}: it follows from the data and cannot be given")
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # of what decides on the other options
         early.add_argument("--ckpt_path")
+        early.add_argument("--name")
         early.add_argument("--data")
         early.add_argument("--config", "-c", action="append", default=[])
         early.add_argument("--trainer.default_root_dir", dest="root", default=".")
         typed, _ = early.parse_known_args(args)
+        if typed.name and self.command == "fit":
+            typed.ckpt_path = self._last_of_named_run(typed)
         if not {"-h", "--help"}.intersection(args) and (typed.ckpt_path or self.command != "fit"):
             self.checkpoint = self._find_checkpoint(typed)
             self.saved = read_checkpoint(self.checkpoint)
@@ -107,8 +117,19 @@ class CLI(LightningCLI):
             args = [self.command, "--config", base, *args[1:]]
         self.config = parser.parse_args(args)
         self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
-        if self.checkpoint and self.command == "fit":
-            self._refuse_changes(parser, args[:3])
+        if self.command == "fit":
+            if self.config.fit.name != typed.name:
+                fail("--name: it belongs on the command line, not in a file")
+            if self.checkpoint:
+                self._refuse_changes(parser, args[:3])
+
+    def _last_of_named_run(self, typed: argparse.Namespace) -> str | None:
+        """The checkpoint from which --name resumes; None where the run is still to start."""
+        if typed.ckpt_path or Path(typed.name).name != typed.name or typed.name.startswith("."):
+            fail("--name: it is one word without slashes, and resumes its own run, so without --ckpt_path")
+        self.named = Path(typed.root).expanduser().resolve() / LOGS / typed.name
+        last = self.named / "checkpoints" / "last.ckpt"
+        return str(last) if last.is_file() else None
 
     def _find_checkpoint(self, typed: argparse.Namespace) -> Path:
         """The checkpoint that --ckpt_path means; best and last are of the run whose config.yaml is given, if any."""
@@ -132,7 +153,7 @@ class CLI(LightningCLI):
     def _options(self, config: Any) -> dict[str, Any]:
         """All options of a fit as plain data, such as config.yaml holds."""
         options: dict[str, Any] = yaml.safe_load(self.parser.dump(config, skip_unset=False))["fit"]
-        return options
+        return {name: value for name, value in options.items() if name != "name"}  # which is the folder's
 
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Fail for options that contradict those of the fit that continues."""
@@ -149,16 +170,18 @@ class CLI(LightningCLI):
         config = self.config_init[self.command]
         options = config.trainer
         torch.set_float32_matmul_precision(config.matmul_precision)
-        mode = self._mode_of(config.best) if self.command == "fit" else ""
+        mode = mode_of(config.best, self.model) if self.command == "fit" else ""
+        kwargs |= trainer_options(options)
         if options.barebones:
-            return Trainer(**{**options.as_dict(), "num_sanity_val_steps": None})
+            return Trainer(**{**options.as_dict(), **kwargs, "num_sanity_val_steps": None})
+        logs = Path(options.default_root_dir or ".").expanduser() / LOGS
         user_callbacks = options.callbacks or []
         user_callbacks = user_callbacks if isinstance(user_callbacks, list) else [user_callbacks]
         callbacks: list[Any] = []
         if self.command == "validate" or options.fast_dev_run:  # which save nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
         else:
-            self.run = self._choose_run(Path(options.default_root_dir or ".").expanduser() / LOGS)
+            self.run = self._choose_run(logs)
             if options.logger in (None, True):
                 kwargs["logger"] = self._tensorboard(self.run)
             if self.command == "fit":
@@ -174,8 +197,13 @@ class CLI(LightningCLI):
         if options.enable_progress_bar is None and not has_bar:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks += [EpochBar(refresh_rate=25)] if sys.stdout.isatty() else []
+        kwargs["default_root_dir"] = str(self.run or logs / "none")  # where Lightning looks for what a SLURM job left
         try:
-            return super().instantiate_trainer(callbacks=[*callbacks, *user_callbacks], **kwargs)
+            trainer = super().instantiate_trainer(callbacks=[*callbacks, *user_callbacks], **kwargs)
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            if environment:  # a contradiction between the options and the launcher
+                environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+            return trainer
         except Exception as error:  # of many kinds, by the options of the Trainer
             self._forget_unbegun_run()
             fail(f"--trainer: {error}")
@@ -211,12 +239,21 @@ class CLI(LightningCLI):
         same = self.saved and self.saved["dataset"] in ("", name_of(self.datamodule))
         if run and (same or self.command == "fit"):  # a test on other images is not one of that run
             return run
+        if self.named:
+            self.named.mkdir(parents=True, exist_ok=True)
+            return self.named
         return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
 
     def fit(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Train, and save a run folder with checkpoints, metrics and curves."""
+        self.lock = FileLock((self.run or Path()) / ".lock")
         try:
-            self._check_callbacks(model)
+            if self.run and self.trainer.is_global_zero:
+                self.lock.acquire(timeout=0)
+        except Timeout:
+            fail(f"{quoted(self.run)}: another fit is running in this folder")
+        try:
+            check_callbacks(self.trainer, model)
             if self.run and self.trainer.is_global_zero:
                 with write_whole(self.run / "config.yaml") as part:
                     part.write_text(yaml.safe_dump(self._options(self.config), sort_keys=False, allow_unicode=True))
@@ -226,10 +263,14 @@ class CLI(LightningCLI):
                 raise
             signal, number = ("SIGTERM", 15) if self.trainer.received_sigterm else ("Ctrl-C", 2)
             if self.trainer.is_global_zero:
-                resume = f"resume with: {program()} fit --ckpt_path {quoted(self._saved.get('last', ''))}"
-                print(f"\nstopped by {signal}; {resume if self._saved else 'no epoch was finished'}", file=sys.stderr)
+                print(f"\nstopped by {signal}{self._advice()}", file=sys.stderr)
             sys.exit(128 + number)
+        except RuntimeError as error:
+            if not isinstance(error, DistError) and "gloo" not in str(error):
+                raise
+            fail(f"another process of this fit was lost{self._advice()}", status=1)
         finally:
+            self.lock.release()
             self._forget_unbegun_run()
         if not self.trainer.is_global_zero:
             return
@@ -243,45 +284,19 @@ class CLI(LightningCLI):
         if self.run and self._saved and is_overridden("test_step", self.model):
             print(f"test with   {program()} test --config {quoted(self.run / 'config.yaml')}")
 
+    def _advice(self) -> str:
+        """How to resume a fit that was stopped, as the end of a message."""
+        if self.named:
+            return "; the same command resumes it"
+        last = self._saved.get("last")
+        resume = f"resume with: {program()} fit --ckpt_path {quoted(last)}" if last else "no epoch was finished"
+        return f"; {resume}" if self.trainer.is_global_zero else ""  # other processes do not know the run
+
     @property
     def _saved(self) -> dict[str, Path]:
         """The checkpoints of this run by their names, best and last."""
         paths = [self.run / "checkpoints" / f"{name}.ckpt" for name in NAMES] if self.run else []
         return {path.stem: path for path in paths if path.is_file()}
-
-    def _metrics(self) -> dict[str, Any]:
-        """The metrics of training and validation by their names; {} of a model that is no Classifier."""
-        model = self.model
-        if not isinstance(model, Classifier):
-            return {}
-        return {str(name): metric for part in (model.train_metrics, model.val_metrics) for name, metric in part.items()}
-
-    def _mode_of(self, metric: str) -> str:
-        """Whether the lowest value of a metric is the best, min, or the highest, max."""
-        metrics = self._metrics()
-        higher = getattr(metrics.get(metric), "higher_is_better", None)
-        if higher is None and (metrics or not metric.endswith("loss")):
-            fail(f"--best: {metric} is not a metric of which the best value is known{nearest(metric, metrics)}")
-        return "max" if higher else "min"
-
-    def _check_callbacks(self, model: L.LightningModule) -> None:
-        """Refuse what would fail after an epoch, or do nothing."""
-        metrics = self._metrics()
-        names = [*metrics, "epoch", "step"]
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
-            if monitor and monitor not in names and type(model) in OWN:  # a subclass may log others
-                fail(f"--trainer.callbacks: {name} monitors {monitor}, which is not measured{nearest(monitor, names)}")
-            higher = getattr(metrics.get(str(monitor)), "higher_is_better", None)
-            wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
-            if wanted != getattr(callback, "mode", wanted):
-                fail(f"--trainer.callbacks: {name} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
-            if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
-                fail(f"--trainer.callbacks: {name} needs a model with a backbone")
-            if isinstance(callback, stock.StochasticWeightAveraging):
-                fail(f"--trainer.callbacks: no checkpoint would hold the weights of {name}; take EMAWeightAveraging")
-            if isinstance(callback, stock.BatchSizeFinder | stock.LearningRateFinder):
-                fail(f"--trainer.callbacks: config.yaml would not know what {name} sets; give the value itself")
 
     def _print_run(self) -> None:
         """Say where the files of a run are and how to see its curves."""
@@ -292,7 +307,7 @@ class CLI(LightningCLI):
 
     def _forget_unbegun_run(self) -> None:
         """Remove a new run folder in which nothing was finished."""
-        new = self.run and not (self.checkpoint and self.run == run_of(self.checkpoint))
+        new = getattr(rank_zero_only, "rank", 0) == 0 and not (self.checkpoint and self.run == run_of(self.checkpoint))
         if new and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
             shutil.rmtree(self.run, ignore_errors=True)
 

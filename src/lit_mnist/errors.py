@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import lightning.pytorch as L
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_only
+
+from lit_mnist.launch import speaks
 
 LIBRARIES = ("lit_mnist", "lightning", "torch", "torchmetrics", "torchvision")
 HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # of a class; no options, since they follow from the data
@@ -18,8 +19,8 @@ GROUPS = {L.LightningModule: "model", L.LightningDataModule: "data", L.Callback:
 
 
 def print_error(message: object, level: str = "error") -> None:
-    """Print one line on stderr, however many processes run."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    """Print one line on stderr, once on each host."""
+    if speaks():
         print(f"lit-mnist: {level}: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lit_mnist.atomic import write_whole
+from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.errors import print_error
 from lit_mnist.runs.checks import FitCheck
 from lit_mnist.runs.history import History
@@ -38,6 +39,12 @@ def run_callbacks(
 
 class EpochSeed(Callback):
     """Reseeds all generators from (seed, epoch, rank) every epoch, so that a resumed fit draws the same numbers."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = torch.tensor(float(trainer.current_epoch), device=pl_module.device)
+        if trainer.strategy.reduce(epoch.clone(), reduce_op="mean") != epoch:
+            why = "others are not; all hosts need the same run folder"
+            raise CheckpointError(f"this process resumes after epoch {epoch:.0f}, {why}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         key = (int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.current_epoch, trainer.global_rank)

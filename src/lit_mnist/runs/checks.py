@@ -6,14 +6,16 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch import callbacks as stock
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torchmetrics import Metric
 
 from lit_mnist.classifier import Classifier, ModelError
 from lit_mnist.data import DataError
 from lit_mnist.data.batches import BatchLoader
-from lit_mnist.errors import print_error
+from lit_mnist.errors import fail, nearest, print_error
 
 
 class FitCheck(Callback):
@@ -96,3 +98,40 @@ def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devic
         except ValueError as error:
             why = "leaves a batch of one image, but batch norm needs two or more; choose another"
             raise DataError(f"batch_size: {size} {why}") from error
+
+
+def metrics_by_name(model: L.LightningModule) -> dict[str, Metric]:
+    """The metrics of training and validation, such as val/loss; {} of a model that is no Classifier."""
+    if not isinstance(model, Classifier):
+        return {}
+    return {str(name): metric for part in (model.train_metrics, model.val_metrics) for name, metric in part.items()}
+
+
+def mode_of(metric: str, model: L.LightningModule) -> str:
+    """Whether the lowest value of a metric is the best, min, or the highest, max."""
+    metrics = metrics_by_name(model)
+    higher = getattr(metrics.get(metric), "higher_is_better", None)
+    if higher is None and (metrics or not metric.endswith("loss")):
+        fail(f"--best: {metric} is not a metric of which the best value is known{nearest(metric, metrics)}")
+    return "max" if higher else "min"
+
+
+def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
+    """Refuse callbacks that would fail after an epoch, or do nothing."""
+    metrics = metrics_by_name(model)
+    measured = [*metrics, "epoch", "step"]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        is_ours = type(model).__module__.partition(".")[0] == __name__.partition(".")[0]  # another may log others
+        if monitor and monitor not in measured and is_ours:
+            fail(f"--trainer.callbacks: {name} monitors {monitor}, which is not measured{nearest(monitor, measured)}")
+        higher = getattr(metrics.get(str(monitor)), "higher_is_better", None)
+        wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
+        if wanted != getattr(callback, "mode", wanted):
+            fail(f"--trainer.callbacks: {name} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
+        if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
+            fail(f"--trainer.callbacks: {name} needs a model with a backbone")
+        if isinstance(callback, stock.StochasticWeightAveraging):
+            fail(f"--trainer.callbacks: no checkpoint would hold the weights of {name}; take EMAWeightAveraging")
+        if isinstance(callback, stock.BatchSizeFinder | stock.LearningRateFinder):
+            fail(f"--trainer.callbacks: config.yaml would not know what {name} sets; give the value itself")

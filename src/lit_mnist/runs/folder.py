@@ -39,7 +39,7 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
         if path.is_file():
             return path
         raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
-    runs = [path.parent for path in Path(logs).glob("version_*/config.yaml")]
+    runs = [path.parent for path in Path(logs).glob("*/config.yaml")]
     if run is None and not runs:
         raise CheckpointError(f"no run in {logs}; train one with: python -m lit_mnist fit --config configs/mlp.yaml")
     run = run or max(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
