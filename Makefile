@@ -3,15 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINNED := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: quickstart test check bench
+.PHONY: quickstart test check dist bench
 
 quickstart: .venv/installed  ## fit and test on small digits that need no download
-	@$(BIN)/python -m lit_mnist fit --config configs/quickstart.yaml
+	@$(BIN)/python -m lit_mnist fit --config quickstart
 	@$(BIN)/python -m lit_mnist test
 	@echo
 	@echo "Try next:"
 	@echo "  $(BIN)/tensorboard --logdir lightning_logs"
-	@echo "  $(BIN)/python -m lit_mnist fit --config configs/mlp.yaml    # real MNIST, downloaded into data/"
+	@echo "  $(BIN)/python -m lit_mnist fit --config mlp    # real MNIST, downloaded into data/"
 	@echo "  $(BIN)/python -m lit_mnist demo                              # a page to draw digits on"
 
 test: .venv/installed  ## the whole test suite, offline
@@ -21,6 +21,9 @@ check: .venv/installed  ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+dist: .venv/installed  ## a wheel and an sdist in dist/
+	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing the pinned versions into .venv, once (a minute or two)"

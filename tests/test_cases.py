@@ -144,7 +144,7 @@ def test_the_profilers_table_is_shown(cli: Cli, caplog: pytest.LogCaptureFixture
         ("fit --data ImageFolderDataModule --data.sise 3", "did you mean --data.size?"),
         ("fit --data Halves", "--data: there is no class Halves; one of your own is named by its import path"),
         ("fit --model my_model.Nothing", "--model: my_model.Nothing: No module named 'my_model'"),
-        ("fit --model.num_classes 3", "--model.num_classes: it follows from the data and cannot be given"),
+        ("fit --model.num_classes 3", "--model.num_classes: it follows from the attribute num_classes of the data"),
         ("fit --data lightning.LightningDataModule", "--data: LightningDataModule has no attribute num_classes"),
         (f"fit --data {__file__}", "--data: a Python file is no config; name a class in it, such as my_file.Data"),
         ("fit --data torch.nn.Linear", "--data: torch.nn.Linear is not a LightningDataModule"),

@@ -75,7 +75,7 @@ def write_own_images(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*recommended number of samples")
-@pytest.mark.parametrize("page", ["parts", "own_images", "scaling"])
+@pytest.mark.parametrize("page", ["parts", "own_images", "scaling", "pretrained"])
 def test_every_snippet_and_command_of_the_page_works(
     page: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,18 +12,18 @@ STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "cl
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast")
 ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 748,
+    STARTER: 753,
     ("augment",): 86,
     ("image_files", "folder"): 235,
-    ("runs",): 505,
+    ("runs",): 512,
     ("fast",): 93,
-    ("views",): 612,
+    ("views",): 615,
     ("use",): 573,
-    ("cli",): 389,
+    ("cli",): 406,
     ("trials",): 163,
     ("__main__",): 43,
-    ("program",): 95,
-    LEAVES: 200,
+    ("program",): 96,
+    LEAVES: 211,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

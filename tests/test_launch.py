@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def assert_equal(run: Path, other: Path, exact: bool = True) -> None:
         (TORCHRUN, (2, 3)),
         (SRUN, (4, 2)),
         ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "my_run"}, (1, 1)),  # the batch script itself
+        ({"SLURM_STEP_NUM_TASKS": "2"}, (2, 1)),
         (SRUN | {"SLURM_JOB_NAME": "bash"}, (1, 1)),  # an interactive shell
         (SRUN | TORCHRUN, (2, 3)),  # torchrun within a job
     ],
@@ -74,6 +76,11 @@ def test_options_that_contradict_the_launcher_are_one_line(cli: Cli, monkeypatch
     for name, value in (TORCHRUN | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}).items():
         monkeypatch.setenv(name, value)
     cli(*FIT, "--trainer.devices", 1).refused("--trainer: You set `devices=1`", "does not match the world size (6)")
+
+
+def test_what_lightning_asks_of_slurm_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    cli(*FIT).refused("Use `--ntasks-per-node=2` instead")
 
 
 def test_the_first_process_of_every_host_says_what_is_wrong(
@@ -118,13 +125,36 @@ def test_the_same_command_starts_a_named_run_or_resumes_it(cli: Cli, tmp_path: P
 
 
 def test_a_name_is_one_word_on_the_command_line_without_a_checkpoint(cli: Cli, tmp_path: Path) -> None:
-    for words in (("--name", "a/b"), ("--name", ".."), ("--name", "a", "--ckpt_path", "last")):
-        cli(*FIT, *words).refused("--name: it is one word without slashes")
+    for name in ("a/b", "..", ".hidden", "", " ", "two words"):
+        cli(*FIT, "--name", name).refused(f"--name: {name!r} is not a word of letters, digits, _, - and .")
+    cli(*FIT, "--name", "--other").refused("--name: expected one argument")
+    cli(*FIT, "--name", "a", "--trainer.enable_checkpointing", "false").refused("--name: a named run needs checkpoints")
+    cli(*FIT, "--name", "a", "--ckpt_path", "last").refused("--name: a named run resumes from its own checkpoint")
     Path("named.yaml").write_text("name: mine\n")
     cli(*FIT, "--config", "named.yaml").refused("--name: it belongs on the command line, not in a file")
     cli(*FIT, "--name", "mine", "--trainer.max_epochs", 1).worked()
     cli(*FIT, "--name", "mine", "--model.network.dropout", 0.5).refused("--model.network.dropout: 0.5 contradicts 0.0")
     cli("test", "--name", "mine").refused("--name")
+
+
+def test_the_same_command_gives_the_same_callbacks_and_a_dry_run_changes_nothing(cli: Cli, tmp_path: Path) -> None:
+    command = (*FIT, "--name", "mine", "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss")
+    for epochs in (1, 2, 3):
+        cli(*command, "--trainer.max_epochs", epochs).worked()
+    config = (tmp_path / "lightning_logs/mine/config.yaml").read_text()
+    assert config.count("EarlyStopping") == 1
+    cli(*command, "--trainer.max_epochs", 4, "--trainer.fast_dev_run", "true").worked()
+    assert len(read_metrics(tmp_path / "lightning_logs/mine")) == 3
+
+
+def test_a_folder_that_another_made_is_never_removed(cli: Cli, tmp_path: Path) -> None:
+    notes = tmp_path / "lightning_logs" / "notes" / "mine.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("hi")
+    cli(*FIT, "--name", "notes", "--trainer.strategy", "bogus").refused("--trainer: ")
+    assert notes.read_text() == "hi"
+    cli(*FIT, "--name", "new", "--trainer.strategy", "bogus").refused("--trainer: ")
+    assert not (tmp_path / "lightning_logs" / "new").exists()
 
 
 def test_two_fits_in_one_run_are_refused(cli: Cli, tmp_path: Path) -> None:
@@ -144,12 +174,16 @@ def torchrun(folder: Path, *words: Any) -> "subprocess.Popen[str]":
     env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or restarted workers may meet addresses of those before
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, words)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, env=env, text=True, **streams)
+    return subprocess.Popen(command, cwd=folder, env=env, text=True, start_new_session=True, **streams)
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, list[str]]:
     """Wait for a process: its exit status, its output, and our own lines on stderr."""
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     ours = [line for line in err.splitlines() if line.startswith(("lit-mnist: ", "stopped by"))]
     return process.returncode, out, ours or ([] if process.returncode == 0 else err.splitlines())
 

@@ -120,7 +120,10 @@ def test_the_readmes_command_gives_the_package_another_name(tmp_path: Path) -> N
     for step in ("git init --quiet", "git add src", command):
         subprocess.run(step, shell=True, cwd=tmp_path, check=True)
     (tmp_path / "src" / "sitecustomize.py").write_text("import sys; sys.modules['lit_mnist'] = None\n")  # is installed
-    for step in ("fit --data.dataset digits --trainer.max_epochs 1", "test"):
+    for step in (
+        "fit --data.dataset digits --trainer.max_epochs 1",
+        "test --ckpt_path pretrained --data.dataset digits",
+    ):
         words = (sys.executable, "-m", "pets", *step.split(), "--trainer.accelerator", "cpu")
         done = run_command(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
         assert done.returncode == 0, done.stderr

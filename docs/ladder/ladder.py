@@ -111,7 +111,7 @@ def parameters(config: str) -> int:
 
 def table(rows: list[dict[str, object]]) -> list[str]:
     lines = [
-        "| rung | parameters | images | epochs | seconds | n | test accuracy | over the rung below |",
+        "| rung | parameters | images | epochs | seconds | n | test accuracy, % | over the rung below |",
         "|---|---|---|---|---|---|---|---|",
     ]
     epochs = {row["config"]: row["epochs"] for row in rows}
@@ -120,7 +120,7 @@ def table(rows: list[dict[str, object]]) -> list[str]:
         both = np.array([found[seed] - below[seed] for seed in found if seed in below])
         gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 else ""
         cells = [config, f"{parameters(config):,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
-        cells += [spread(found, 3), gain]
+        cells += [spread(found, 2), gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         below = found
     return lines

@@ -12,6 +12,7 @@ FORM: dict[str, Any] = {  # of a checkpoint
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
     **{"classes": list, "image_shape": list, "dataset": str, "epoch": int, "global_step": int},
 }
+PRETRAINED = Path(__file__).with_name("pretrained.ckpt")  # of the CNN of ladder/7_cnn, by the name "pretrained"
 
 
 class CheckpointError(Exception):
@@ -27,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: The file is not a checkpoint of a fit, or is damaged.
     """
     try:
-        file = Path(path).expanduser()
+        file = PRETRAINED if str(path) == "pretrained" else Path(path).expanduser()
         if damaged := zipfile.ZipFile(file).testzip():  # torch.load compares no checksum
             raise ValueError(f"the checksum of {damaged} does not match")
         saved: dict[str, Any] = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}, "classes": []}

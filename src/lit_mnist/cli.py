@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -29,13 +30,13 @@ from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.classifier import Classifier
 from lit_mnist.data import name_of
 from lit_mnist.data.mnist import SETS
-from lit_mnist.errors import Parser, fail, flat, print_error
+from lit_mnist.errors import Parser, fail, flat, print_error, program
 from lit_mnist.fast import FastClassifier  # noqa: F401  # for --model FastClassifier
 from lit_mnist.folder import ImageFolderDataModule  # noqa: F401  # for --data ImageFolderDataModule
 from lit_mnist.launch import trainer_options
 from lit_mnist.runs.callbacks import run_callbacks
 from lit_mnist.runs.checks import check_callbacks, mode_of
-from lit_mnist.runs.folder import LOGS, find_checkpoint, new_run, read_test, run_of
+from lit_mnist.runs.folder import LOGS, find_checkpoint, find_config, new_run, read_test, run_of
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.runs.parts import NAMES, name_parts, restore
 from lit_mnist.views.dashboard import Dashboard, StepLoss
@@ -44,19 +45,20 @@ from lit_mnist.views.terminal import EpochBar, NetworkSummary
 
 # For --model.loss.weight '[1, 8]'
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
-# How options begin that a fit which continues may not change.
+# How options begin that a resumed fit may not change.
 DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
 LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
 CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # of these, those that may
 
 
 class CLI(LightningCLI):
-    """LightningCLI with numbered run folders; --ckpt_path takes best, last or a path."""
+    """LightningCLI with numbered or named run folders; --ckpt_path takes best, last, pretrained or a path."""
 
     checkpoint: Path | None = None  # what is continued or evaluated
     saved: Any = None  # what it holds
     run: Path | None = None  # where this run saves its files; None where it saves none
     named: Path | None = None  # the folder of --name
+    created = False  # whether this process has made the folder of the run
 
     def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
         self.command = command
@@ -72,36 +74,40 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         name_parts(parser)
-        about = "Whether to draw figures, and show more than curves in TensorBoard."
+        about = "Whether to draw figures, and to show images, histograms and the graph in TensorBoard."
         parser.add_argument("--figures", type=bool, default=True, help=about)
-        about = "The metric of which best.ckpt has the best value, such as val/accuracy."
+        about = "Metric that selects best.ckpt, such as val/accuracy."
         parser.add_argument("--best", type=str, default="val/loss", help=about)
-        about = "Of float32 products: with medium, factors may be rounded to bfloat16 where that is faster."
+        about = "Precision of float32 matrix products; medium may round the factors to bfloat16, which can be faster."
         levels = Literal["highest", "high", "medium"]
         parser.add_argument("--matmul_precision", type=levels, default="highest", help=about)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="A checkpoint: its path, or best or last for the newest run. fit continues from it (by default a new"
-            " run starts); validate and test evaluate it (by default best).",
+            help="A checkpoint: a path, or best or last of the newest run. fit resumes from it; without, a run is new."
+            " validate and test evaluate it, by default best; they also take pretrained.",
         )
         if self.command == "fit":
-            about = "Name of the run, whose folder it is; the same command starts the run or resumes it."
-            parser.add_argument("--name", type=str | None, help=about)
+            about = "Name of the run and of its folder in lightning_logs; the same command starts or resumes it."
+            parser.add_argument("--name", type=str, help=about)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line on top of config.yaml of the run, or of what a checkpoint says."""
         for option in (arg.partition("=")[0] for arg in args if arg.startswith("--model.")):
-            if option.endswith(LINKED):
-                fail(f"{option}: it follows from the data and cannot be given")
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # of what decides on the other options
+            name = option.rpartition(".")[2]
+            if name in LINKED:
+                fail(f"{option}: it follows from the attribute {name} of the data and cannot be given")
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         early.add_argument("--ckpt_path")
         early.add_argument("--name")
         early.add_argument("--data")
         early.add_argument("--config", "-c", action="append", default=[])
         early.add_argument("--trainer.default_root_dir", dest="root", default=".")
-        typed, _ = early.parse_known_args(args)
-        if typed.name and self.command == "fit":
+        try:
+            typed, _ = early.parse_known_args(args)  # what decides on the other options
+        except argparse.ArgumentError as error:
+            fail(f"{error.argument_name}: {error.message}")
+        if typed.name is not None and self.command == "fit":
             typed.ckpt_path = self._last_of_named_run(typed)
         if not {"-h", "--help"}.intersection(args) and (typed.ckpt_path or self.command != "fit"):
             self.checkpoint = self._find_checkpoint(typed)
@@ -111,22 +117,26 @@ class CLI(LightningCLI):
                 if run is None:
                     why = "there is no config.yaml of its fit, so that it cannot be resumed"
                     raise CheckpointError(f"{self.checkpoint}: {why}")
-                base = str(run / "config.yaml")
+                base = [self.command, "--config", str(run / "config.yaml")]
             else:
-                base = self._options_of_checkpoint(typed.data, typed.config)
-            args = [self.command, "--config", base, *args[1:]]
+                base = [self.command, "--config", self._options_of_checkpoint(typed.data, typed.config)]
+            args = args if self.named else [*base, *args[1:]]  # the command of a named run is whole
         self.config = parser.parse_args(args)
         self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
         if self.command == "fit":
             if self.config.fit.name != typed.name:
                 fail("--name: it belongs on the command line, not in a file")
+            if self.named and self.config.fit.trainer.fast_dev_run:
+                self.checkpoint = self.saved = None
             if self.checkpoint:
-                self._refuse_changes(parser, args[:3])
+                self._refuse_changes(parser, base)
 
     def _last_of_named_run(self, typed: argparse.Namespace) -> str | None:
         """The checkpoint from which --name resumes; None where the run is still to start."""
-        if typed.ckpt_path or Path(typed.name).name != typed.name or typed.name.startswith("."):
-            fail("--name: it is one word without slashes, and resumes its own run, so without --ckpt_path")
+        if not re.fullmatch(r"\w[\w.-]*", typed.name):
+            fail(f"--name: {typed.name!r} is not a word of letters, digits, _, - and .")
+        if typed.ckpt_path:
+            fail("--name: a named run resumes from its own checkpoint, so --ckpt_path cannot be given")
         self.named = Path(typed.root).expanduser().resolve() / LOGS / typed.name
         last = self.named / "checkpoints" / "last.ckpt"
         return str(last) if last.is_file() else None
@@ -145,9 +155,11 @@ class CLI(LightningCLI):
             options["data"] = self.saved["datamodule_hyper_parameters"]
         elif data is None and not configs:
             raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images by --data")
-        if networks.build(hparams):  # one of ours: the parser imports what it is given
-            arguments = {name: value for name, value in hparams["network"]["init_args"].items() if name not in LINKED}
-            options["model"] = {"network": {**hparams["network"], "init_args": arguments}}
+        network = networks.build(hparams)
+        if network:  # one of ours: the parser imports what it is given
+            spec = networks.describe(network)["network"]
+            arguments = {name: value for name, value in spec["init_args"].items() if name not in LINKED}
+            options["model"] = {"network": {**spec, "init_args": arguments}}
         return json.dumps(options)
 
     def _options(self, config: Any) -> dict[str, Any]:
@@ -171,7 +183,15 @@ class CLI(LightningCLI):
         options = config.trainer
         torch.set_float32_matmul_precision(config.matmul_precision)
         mode = mode_of(config.best, self.model) if self.command == "fit" else ""
-        kwargs |= trainer_options(options)
+        try:
+            kwargs |= trainer_options(options)
+        except RuntimeError as error:  # of SLURM's variables
+            fail(error)
+        if self.named and options.enable_checkpointing is False:
+            fail("--name: a named run needs checkpoints; leave out --trainer.enable_checkpointing false")
+        if isinstance(self.model, Classifier):
+            for name in (name for name in LINKED if not hasattr(self.datamodule, name)):
+                fail(f"--data: {type(self.datamodule).__name__} has no attribute {name}, which a Classifier needs")
         if options.barebones:
             return Trainer(**{**options.as_dict(), **kwargs, "num_sanity_val_steps": None})
         logs = Path(options.default_root_dir or ".").expanduser() / LOGS
@@ -240,9 +260,11 @@ class CLI(LightningCLI):
         if run and (same or self.command == "fit"):  # a test on other images is not one of that run
             return run
         if self.named:
+            self.created = not self.named.exists()
             self.named.mkdir(parents=True, exist_ok=True)
             return self.named
-        return new_run(logs).resolve() if getattr(rank_zero_only, "rank", 0) == 0 else logs / "of_the_first_process"
+        self.created = getattr(rank_zero_only, "rank", 0) == 0
+        return new_run(logs).resolve() if self.created else logs / "of_the_first_process"
 
     def fit(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Train, and save a run folder with checkpoints, metrics and curves."""
@@ -306,9 +328,8 @@ class CLI(LightningCLI):
                 print(f"curves      tensorboard --logdir {quoted(self.run.parent)}")
 
     def _forget_unbegun_run(self) -> None:
-        """Remove a new run folder in which nothing was finished."""
-        new = getattr(rank_zero_only, "rank", 0) == 0 and not (self.checkpoint and self.run == run_of(self.checkpoint))
-        if new and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
+        """Remove a run folder that this process has made and in which nothing was finished."""
+        if self.created and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
             shutil.rmtree(self.run, ignore_errors=True)
 
     def validate(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
@@ -354,7 +375,13 @@ class CLI(LightningCLI):
 
 
 def run_command(args: list[str]) -> CLI:
-    """Run fit, validate or test with its options."""
+    """Run fit, validate or test with its options; --config also takes the name of a shipped config."""
+    for place, word in enumerate(args):
+        option, equals, name = word.partition("=")
+        if option in ("--config", "-c") and equals:
+            args = [*args[:place], f"{option}={find_config(name)}", *args[place + 1 :]]
+        elif place and args[place - 1] in ("--config", "-c"):
+            args = [*args[:place], find_config(word), *args[place + 1 :]]
     usage = f"lit-mnist {args[0]} [options]"
     return CLI(
         args[0],
@@ -370,16 +397,6 @@ def run_command(args: list[str]) -> CLI:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,
-    )
-
-
-def program() -> str:
-    """How this program was called."""
-    name = Path(sys.argv[0]).name
-    return (
-        "python -m lit_mnist"
-        if name in ("__main__.py", "lit-mnist", "ipykernel_launcher.py")
-        else f"python {shlex.quote(sys.argv[0])}"
     )
 
 

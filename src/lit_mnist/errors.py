@@ -1,9 +1,11 @@
 """What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -28,6 +30,15 @@ def fail(message: object, status: int = 2) -> NoReturn:
     """Say in one line what is wrong and exit: with 2 for bad input, 1 for what went wrong later."""
     print_error(message)
     sys.exit(status)
+
+
+def program() -> str:
+    """How this program was called, for commands in messages."""
+    name = Path(sys.argv[0]).name
+    if name == "lit-mnist":
+        return name
+    is_module = name in ("__main__.py", "ipykernel_launcher.py")
+    return "python -m lit_mnist" if is_module else f"python {shlex.quote(sys.argv[0])}"
 
 
 class ShortHelp(DefaultHelpFormatter):

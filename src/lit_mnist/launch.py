@@ -13,7 +13,7 @@ def launched() -> tuple[int, int]:
         per_host = int(env["LOCAL_WORLD_SIZE"])
         return per_host, int(env["WORLD_SIZE"]) // per_host
     if "SLURM_STEP_NUM_TASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # srun
-        hosts = int(env["SLURM_STEP_NUM_NODES"])
+        hosts = int(env.get("SLURM_STEP_NUM_NODES", "1"))
         return int(env["SLURM_STEP_NUM_TASKS"]) // hosts, hosts
     return 1, 1
 

@@ -29,7 +29,7 @@ from lit_mnist import Classifier, MNISTDataModule
 from lit_mnist.data import rescale
 from lit_mnist.use.demo import training_of
 
-pytest.importorskip("uvicorn", reason="needs the extra demo (pip install 'lit-mnist[demo]')")
+pytest.importorskip("uvicorn", reason="needs the extra demo (pip install starlette uvicorn)")
 
 Stroke = list[tuple[float, float]]  # points in [0, 1] of the drawing area, x to the right and y down
 
@@ -235,7 +235,17 @@ def test_undo_takes_back_a_stroke_by_button_and_by_key(seen: Visit) -> None:
     undo.click()
     settle(seen)
     assert bars(seen) == one
+    clear.click()
+    assert bars(seen) == [0] * 10
     seen.page.keyboard.press("Control+z")
+    settle(seen)
+    assert bars(seen) == one, "clearing is undone"
+    drop(seen.page, "notes.txt", b"no image at all")
+    assert_problem(seen, "image")
+    seen.page.keyboard.press("Control+z")
+    settle(seen)
+    assert bars(seen) == one, "a file that was refused is undone"
+    undo.click()
     assert bars(seen) == [0] * 10
     assert undo.is_disabled()
     assert clear.is_disabled()
@@ -473,4 +483,4 @@ def test_a_busy_port_is_named(cli: Cli, own_run: Path) -> None:
 
 def test_without_the_extra_it_says_how_to_install_it(cli: Cli, own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    cli("demo").refused("uvicorn", "pip install 'lit-mnist[demo]'")
+    cli("demo").refused("uvicorn", "pip install starlette uvicorn")

@@ -72,4 +72,4 @@ def test_bad_input_gets_one_line(options: str, words: str, own_run: Path, cli: C
 
 def test_without_the_extra_it_says_how_to_install_it(own_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    cli("export").refused("pip install 'lit-mnist[export]'")
+    cli("export").refused("pip install onnx onnxruntime onnxscript")

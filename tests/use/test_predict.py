@@ -112,3 +112,18 @@ def test_where_nothing_was_read_an_older_file_stays(cli: Cli, own_run: Path) -> 
     Path("out.csv").write_text("older")
     cli("predict", "text.png", "--output", "out.csv").refused("text.png", status=1)
     assert Path("out.csv").read_text() == "older"
+
+
+def test_without_a_run_of_ones_own_the_pretrained_model_is_used_and_named(cli: Cli, tmp_path: Path) -> None:
+    image = Image.new("L", (100, 100), "white")
+    image.paste(0, (46, 20, 54, 80))
+    image.save("one.png")
+    done = cli("predict", "one.png")
+    assert done.status == 0
+    assert done.err == (
+        "lit-mnist: note: there is no run in lightning_logs, so the pretrained model for MNIST is used\n"
+    )
+    assert cli("predict", "one.png", "--ckpt_path", "pretrained").worked().out == done.out
+    assert cli("predict", "one.png", "--ckpt_path", "last").out == done.out
+    cli("fit", "--ckpt_path", "pretrained").refused("cannot be resumed")
+    cli("test").refused("no run in lightning_logs; train one with: ")

@@ -24,5 +24,6 @@ def describe(network: nn.Module) -> dict[str, Any]:
 def build(described: dict[str, Any]) -> nn.Module | None:
     """The network that was described; None where it is none of these."""
     spec = described.get("network", {})
-    name = str(spec.get("class_path")).removeprefix(f"{__name__}.")
-    return globals()[name](**spec["init_args"]) if name in __all__ else None
+    module, _, name = str(spec.get("class_path")).rpartition(".")
+    is_ours = name in __all__ and module.endswith(".networks")  # whatever the package is called
+    return globals()[name](**spec["init_args"]) if is_ours else None

@@ -1,4 +1,4 @@
-"""Run folders: lightning_logs/version_N holds what one fit leaves, its config, checkpoints and metrics."""
+"""Run folders: lightning_logs/version_N, or a name, holds what one fit saves: config, checkpoints and metrics."""
 
 import csv
 import json
@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.checkpoint import CheckpointError
-from lit_mnist.errors import flat
+from lit_mnist.checkpoint import PRETRAINED, CheckpointError
+from lit_mnist.errors import flat, program
 
 LOGS = "lightning_logs"
 
@@ -27,21 +27,23 @@ def new_run(logs: Path) -> Path:
 
 
 def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None = None) -> Path:
-    """The checkpoint that a path, or ``best`` or ``last`` of a run, means.
+    """The checkpoint that a path, ``best`` or ``last`` of a run, or ``pretrained`` means.
 
     Args:
         name: None is best, or last where nothing was validated.
         logs: A folder of runs, of which the one is meant whose fit began or was resumed last.
         run: The run that is meant in place of that one.
     """
+    if name == "pretrained":
+        return PRETRAINED
     if name not in ("best", "last", None):
         path = Path(name).expanduser()
         if path.is_file():
             return path
-        raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best or last for the newest run")
+        raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best, last or pretrained")
     runs = [path.parent for path in Path(logs).glob("*/config.yaml")]
     if run is None and not runs:
-        raise CheckpointError(f"no run in {logs}; train one with: python -m lit_mnist fit --config configs/mlp.yaml")
+        raise CheckpointError(f"no run in {logs}; train one with: {program()} fit --config mlp")
     run = run or max(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
     found = sorted(path.name for path in (run / "checkpoints").glob("*"))
     for stem in (name,) if name else ("best", "last"):
@@ -50,6 +52,14 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
                 print(f"{run} has no best.ckpt, since nothing was validated; its last.ckpt is taken")
             return run / "checkpoints" / f"{stem}.ckpt"
     raise CheckpointError(f"{run} has no {name or 'best'}.ckpt; it has {', '.join(found) or 'no checkpoint'}")
+
+
+def find_config(name: str) -> str:
+    """The path of a config: a file, or a shipped one by its name, such as mlp or ladder/4_affine; else the name."""
+    package = Path(__file__).parents[1]
+    shipped = [folder / "configs" / f"{name.removesuffix('.yaml')}.yaml" for folder in (package, package.parents[1])]
+    is_file = Path(name).expanduser().is_file()
+    return name if is_file else next((str(path) for path in shipped if path.is_file()), name)
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from lit_mnist.checkpoint import CheckpointError, read_checkpoint
 from lit_mnist.classifier import Classifier
-from lit_mnist.errors import Parser, fail
-from lit_mnist.runs.folder import find_checkpoint, run_of
+from lit_mnist.errors import Parser, print_error
+from lit_mnist.runs.folder import LOGS, find_checkpoint, run_of
 
 NAMES = ("best", "last")  # of checkpoints of your own newest run
 
@@ -27,17 +27,11 @@ def name_parts(parser: LightningArgumentParser) -> None:
 
 
 def _num_classes(data: L.LightningDataModule) -> int:
-    return int(_of(data, "num_classes"))
+    return int(getattr(data, "num_classes", 10))
 
 
 def _image_shape(data: L.LightningDataModule) -> list[int]:
-    return list(_of(data, "image_shape"))
-
-
-def _of(data: L.LightningDataModule, name: str) -> Any:
-    if not hasattr(data, name):
-        fail(f"--data: {type(data).__name__} has no attribute {name}, which the model needs")
-    return getattr(data, name)
+    return list(getattr(data, "image_shape", (28, 28)))
 
 
 class StoredImages(L.LightningDataModule):
@@ -58,13 +52,16 @@ def data_of(run: Path) -> L.LightningDataModule:
 
 
 def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, Path]:
-    """A trained classifier in evaluation mode, and its checkpoint.
+    """A trained classifier in evaluation mode, and its checkpoint; without a run of your own, the pretrained one.
 
     Args:
         name: best or last of the newest run, of which config.yaml names all parts, or the path of a checkpoint, of
             which nothing is imported.
         network: Your own network, which a checkpoint that is given by its path needs.
     """
+    if name in NAMES and not any(Path(LOGS).glob("*/config.yaml")):
+        print_error(f"there is no run in {LOGS}, so the pretrained model for MNIST is used", "note")
+        name = "pretrained"
     checkpoint = find_checkpoint(name)
     if name not in NAMES or network is not None:
         return Classifier.load_from_checkpoint(checkpoint, network=network), checkpoint

@@ -16,7 +16,7 @@ import yaml
 from lit_mnist.atomic import write_whole
 from lit_mnist.cli import run_command
 from lit_mnist.errors import fail
-from lit_mnist.runs.folder import LOGS, read_metrics, read_test
+from lit_mnist.runs.folder import LOGS, find_config, read_metrics, read_test
 from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
@@ -32,19 +32,19 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
     A call that was stopped continues where it was; seeds that are finished are not repeated.
 
     Args:
-        configs: YAML files of fits, such as configs/mlp.yaml.
+        configs: YAML files of fits, or names of shipped configs, such as mlp.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
-        layer: A config on top of each, such as configs/keras_loss.yaml.
+        layer: A config on top of each, such as keras_loss.
         output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    files = {Path(config).stem: Path(config).expanduser() for config in configs}
+    files = {Path(config).stem: Path(find_config(config)).expanduser() for config in configs}
     if len(files) < len(set(configs)):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
     if seeds < 2:
         fail(f"--seeds: {seeds} is not at least 2")
-    layers = [Path(layer).expanduser()] if layer else []
+    layers = [Path(find_config(layer)).expanduser()] if layer else []
     for file in [*files.values(), *layers]:
         if not file.is_file():
             fail(f"{file}: there is no such config")

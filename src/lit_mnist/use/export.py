@@ -49,7 +49,7 @@ def export(
     The file is kept only if it answers as PyTorch does on all test images or, where they are not at hand, on noise.
 
     Args:
-        ckpt_path: A checkpoint: its path, or best or last for the newest run.
+        ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         output: The file to write, which ends in .onnx. By default model.onnx in the run folder of the checkpoint, or
             beside a checkpoint that lies in none.
         data_dir: Folder of the test images of MNIST or a set of its form, as for --data.data_dir.
@@ -59,7 +59,7 @@ def export(
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        fail(f"export needs {error.name}; install it with: pip install 'lit-mnist[export]'")
+        fail(f"export needs {error.name}; install it with: pip install onnx onnxruntime onnxscript")
     classifier, checkpoint = load_classifier(ckpt_path, network)
     path = Path(output).expanduser() if output else (run_of(checkpoint) or checkpoint.parent) / "model.onnx"
     if path.suffix != ".onnx" or not path.parent.is_dir():

@@ -54,7 +54,7 @@ def predict(
 
     Args:
         images: Image files, and folders, of which all image files are taken, those in folders inside them, too.
-        ckpt_path: A checkpoint: its path, or best or last for the newest run.
+        ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         output: A file for all answers, one row per image, which ends in .csv or .jsonl (JSON Lines).
         network: Your own network, by its import path, which a checkpoint that is given by its path needs.
     """

@@ -182,8 +182,11 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
     above.plot([0, 1], [0, 1], color=TRAIN, linestyle="--", linewidth=1, label="perfectly calibrated")
     colors = [to_rgba(VAL, 1 if count >= FEW else 0.3) for count in counts.tolist()]
     above.bar(middles, (hits / counts).nan_to_num().tolist(), width=0.9 / bins, color=colors)
+    none_right = [middle for middle, count, hit in zip(middles, counts, hits, strict=True) if count and not hit]
+    above.plot(none_right, [0] * len(none_right), "_", color=VAL, markersize=15, markeredgewidth=4, clip_on=False)
     above.bar([0], [0], color=VAL, label="share right")
-    above.bar([0], [0], color=to_rgba(VAL, 0.3), label=f"of fewer than {FEW} images")
+    if any(0 < count < FEW for count in counts.tolist()):
+        above.bar([0], [0], color=to_rgba(VAL, 0.3), label=f"of fewer than {FEW} images")
     above.set_xlim(0, 1)
     above.set_ylabel("share right")
     above.legend(frameon=False)

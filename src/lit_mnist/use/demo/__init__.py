@@ -17,7 +17,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     """Serve a page where you draw a digit or drop an image, and see the prediction.
 
     Args:
-        ckpt_path: A checkpoint: its path, or best or last for the newest run.
+        ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         host: Address to listen on. The default is for this machine alone; 0.0.0.0 is for all who can reach it.
         port: Port to listen on; 0 takes a free one.
         network: Your own network, by its import path, which a checkpoint that is given by its path needs.
@@ -27,7 +27,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
 
         from lit_mnist.use.demo.app import application
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is missing; install it with: pip install 'lit-mnist[demo]'")
+        fail(f"{error.name} is missing; install it with: pip install starlette uvicorn")
     classifier, checkpoint = load_classifier(ckpt_path, network)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -5,6 +5,7 @@ const PEN = 44; // width of a stroke on the pad's 560 pixels, much as the stroke
 const STEP = 14; // of the arrow keys
 const SCALE = 1 / 3; // of the drawing that is sent: less to work on, and still more than the model sees
 const NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="; // a transparent pixel
+const EMPTY = () => ({ strokes: [], picture: null, file: null });
 const find = (id) => document.getElementById(id);
 const pad = find("pad");
 const paper = pad.getContext("2d");
@@ -13,7 +14,9 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 let strokes = []; // each a list of points [x, y] on the pad
 let current = null; // the stroke that the pointer draws
-let picture = null; // an image file on the pad instead of strokes
+let picture = null; // an image on the pad instead of strokes
+let file = null; // of the picture
+let past = []; // what was on the pad before each stroke, clearing and file
 let sheet = 0; // counts fresh starts: an answer that belongs to an earlier sheet is not shown
 let wanted = null; // what to read next, as a function that gives the image
 let asking = false;
@@ -46,7 +49,7 @@ function paint() {
   }
   trace(paper, getComputedStyle(pad).color);
   find("hint").hidden = picture !== null || strokes.length > 0;
-  find("undo").disabled = strokes.length === 0;
+  find("undo").disabled = past.length === 0;
   find("clear").disabled = !find("hint").hidden;
 }
 
@@ -62,24 +65,35 @@ function drawing() {
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
 
-function clear() {
+function put(content) {
   sheet += 1;
   wanted = null;
-  strokes = [];
-  picture = null;
+  ({ strokes, picture, file } = content);
   paint();
   showNothing();
 }
 
+function remember() {
+  past.push({ strokes: [...strokes], picture, file });
+}
+
+function clear() {
+  if (strokes.length || file) remember();
+  put(EMPTY());
+}
+
 function begin(point) {
-  if (picture) clear(); // drawing starts anew after a file
+  remember();
+  if (file) put(EMPTY()); // drawing starts anew after a file
   strokes.push([point]);
 }
 
 function undo() {
-  strokes.pop();
-  if (strokes.length) drawn();
-  else if (!picture) clear();
+  if (past.length === 0) return;
+  put(past.pop());
+  const again = file; // which may change meanwhile
+  if (again) ask(() => again);
+  else if (strokes.length) ask(drawing);
 }
 
 function drawn() {
@@ -118,7 +132,7 @@ function percent(share) {
 
 function show({ error, probabilities, seen }) {
   if (error) {
-    picture = null;
+    picture = file = null;
     paint();
     showNothing();
     find("problem").textContent = error;
@@ -163,14 +177,16 @@ function say(text) {
 
 // Files
 
-async function take(file) {
-  clear();
+async function take(given) {
+  remember();
+  put(EMPTY());
   const limit = Number(find("file").dataset.limit);
-  if (!file) return show({ error: "That is no file. Drop an image file." });
-  if (file.size > limit) return show({ error: `${file.name} is larger than ${limit / 1e6} MB.` });
+  if (!given) return show({ error: "That is no file. Drop an image file." });
+  if (given.size > limit) return show({ error: `${given.name} is larger than ${limit / 1e6} MB.` });
   const mine = sheet;
-  ask(() => file);
-  const bitmap = await createImageBitmap(file).catch(() => null); // the server may know more formats than the browser
+  file = given;
+  ask(() => given);
+  const bitmap = await createImageBitmap(given).catch(() => null); // the server may know more formats than the browser
   if (mine === sheet && find("problem").hidden) {
     picture = bitmap;
     paint();
@@ -246,4 +262,4 @@ for (const each of classes) {
 const longest = Math.max(...classes.map((each) => each.length));
 find("reading").classList.toggle("words", longest > 2); // which take more room than digits
 find("bars").style.setProperty("--name", `${Math.max(1, 0.7 * Math.min(longest, 12))}rem`);
-clear();
+put(EMPTY());
