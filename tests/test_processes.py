@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DIGITS, ROOT, run_cli, run_command
+from conftest import DIGITS, ROOT, Cli, run_cli, run_command
 
 from lit_mnist.runs.folder import read_metrics
 
@@ -58,18 +58,20 @@ def test_a_fit_that_is_stopped_says_how_it_goes_on_and_does(number: signal.Signa
     assert [row["epoch"] for row in read_metrics(run)] == list(range(1, epochs + 3))
 
 
-def test_two_devices_equal_one_but_for_rounding(tmp_path: Path) -> None:
+def test_two_devices_equal_one_but_for_rounding(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a last batch that does not divide evenly, of which one device gets nothing."""
     options = (*QUICK, "--data.val_size", 413, "--trainer.max_epochs", 2, "--trainer.logger", "false")
-    devices = {"one": (), "two": ("--trainer.devices", 2, "--trainer.strategy", "ddp")}
-    for name, more in devices.items():
+    two = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        done = run_cli("fit", *options, *more, cwd=tmp_path / name)
+    for words in (("fit", *options, *two), ("test", *two)):
+        done = run_cli(*words, cwd=tmp_path / "two")
         assert done.returncode == 0, done.stderr
-        assert len(list((tmp_path / name / "lightning_logs").iterdir())) == 1
-        done = run_cli("test", *(more or QUICK[4:]), "--trainer.accelerator", "cpu", cwd=tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    runs = [tmp_path / name / "lightning_logs/version_0" for name in devices]
+    assert len(list((tmp_path / "two" / "lightning_logs").iterdir())) == 1
+    monkeypatch.chdir(tmp_path / "one")
+    cli("fit", *options).worked()
+    cli("test").worked()
+    runs = [tmp_path / name / "lightning_logs/version_0" for name in ("one", "two")]
     for first, second in zip(*map(read_metrics, runs), strict=True):
         assert {k: v for k, v in second.items() if k != "seconds"} == pytest.approx(
             {k: v for k, v in first.items() if k != "seconds"}, rel=1e-4
@@ -127,7 +129,7 @@ def test_the_readmes_command_gives_the_package_another_name(tmp_path: Path) -> N
         words = (sys.executable, "-m", "pets", *step.split(), "--trainer.accelerator", "cpu")
         done = run_command(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "lightning_logs/version_0/test.json").exists()
+    assert (tmp_path / "lightning_logs/version_1/test.json").exists(), "a run of its own, since its images are others"
 
 
 def test_two_fits_that_start_at_once_in_an_empty_folder_get_a_run_each(tmp_path: Path) -> None:
