@@ -403,6 +403,10 @@ def test_the_help_of_a_command_explains_its_options(command: str, cli: Cli) -> N
     assert "torch.nn.Identity" not in done.out
 
 
+def test_the_help_of_a_part_has_the_programs_name(cli: Cli) -> None:
+    assert cli("fit", "--model.network.help", "CNN").out.startswith("usage: lit-mnist ")
+
+
 def test_home_is_meant_by_a_tilde(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     cli("fit", *QUICK, "--trainer.default_root_dir", "~/runs").worked()

@@ -54,7 +54,7 @@ class Parser(LightningArgumentParser):
     """Takes no abbreviations, and reports what it cannot parse in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, formatter_class=ShortHelp, **kwargs)
+        super().__init__(*args, **{"prog": "lit-mnist", **kwargs}, allow_abbrev=False, formatter_class=ShortHelp)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
