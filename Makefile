@@ -11,8 +11,8 @@ quickstart: .venv/installed  ## fit and test on small digits that need no downlo
 	@echo
 	@echo "Try next:"
 	@echo "  $(BIN)/tensorboard --logdir lightning_logs"
-	@echo "  $(BIN)/python -m lit_mnist fit --config mlp    # real MNIST, downloaded into data/"
-	@echo "  $(BIN)/python -m lit_mnist demo                              # a page to draw digits on"
+	@echo "  $(BIN)/python -m lit_mnist fit --config mlp          # real MNIST, downloaded into data/"
+	@echo "  $(BIN)/python -m lit_mnist demo                      # a page to draw digits on"
 
 test: .venv/installed  ## the whole test suite, offline
 	@$(BIN)/python -m pytest

@@ -349,7 +349,7 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
         ("fit --data.batch_size 0", ["--data.batch_size: 0 is not at least 1"]),
         ("fit --data.dataset letters", ["--data.dataset", "fashion_mnist", "letters"]),
         ("fit --data.dataset digits --data.val_size 9999", ["--data.val_size: 9999 is not in 1..1437"]),
-        ("fit --config missing.yaml", ["--config", "missing.yaml"]),
+        ("fit --config missing.yaml", ["missing.yaml: there is no such config"]),
         ("fit --ckpt_path missing.ckpt", ["missing.ckpt is no file"]),
         ("fit --ckpt_path last", ["no run in lightning_logs"]),
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
@@ -401,6 +401,19 @@ def test_the_help_of_a_command_explains_its_options(command: str, cli: Cli) -> N
     assert done.out.startswith(f"usage: lit-mnist {command}")
     assert len(done.out) < 60_000
     assert "torch.nn.Identity" not in done.out
+
+
+def test_a_config_goes_by_its_name_unless_a_file_has_it(cli: Cli, tmp_path: Path) -> None:
+    for name in ("mlp_dropout", "mlp_dropout.yaml"):
+        cli("fit", "--config", name, *QUICK[:6], "--trainer.fast_dev_run", "true").worked()
+    assert "dropout:\n      - 0.4" in cli("fit", "--config=mlp_dropout", "--print_config").out.replace(
+        "        ", "      "
+    )
+    Path("mlp_dropout").write_text("model: {network: {class_path: MLP, init_args: {dropout: 0.25}}}\n")
+    assert "dropout: 0.25" in cli("fit", "--config", "mlp_dropout", "--print_config").out
+    assert "dropout: 0.5" in cli("fit", "--config", "{model: {network: {dropout: 0.5}}}", "--print_config").out
+    cli("fit", "--config", "qickstart").refused("qickstart: there is no such config; did you mean quickstart?")
+    cli("fit", "--config", "ladder/7cnn").refused("did you mean ladder/7_cnn?")
 
 
 def test_the_help_of_a_part_has_the_programs_name(cli: Cli) -> None:

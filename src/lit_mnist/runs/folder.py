@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lit_mnist.checkpoint import PRETRAINED, CheckpointError
-from lit_mnist.errors import flat, program
+from lit_mnist.errors import fail, flat, nearest, program
 
 LOGS = "lightning_logs"
 
@@ -55,11 +55,14 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
 
 
 def find_config(name: str) -> str:
-    """The path of a config: a file, or a shipped one by its name, such as mlp or ladder/4_affine; else the name."""
+    """What --config takes: YAML in braces, the path of a file, or of the shipped one that is named, such as mlp."""
+    if name.startswith("{") or Path(name).expanduser().is_file():
+        return name
     package = Path(__file__).parents[1]
-    shipped = [folder / "configs" / f"{name.removesuffix('.yaml')}.yaml" for folder in (package, package.parents[1])]
-    is_file = Path(name).expanduser().is_file()
-    return name if is_file else next((str(path) for path in shipped if path.is_file()), name)
+    folders = [folder / "configs" for folder in (package, package.parents[1])]  # of a wheel, of a clone
+    shipped = {str(path.relative_to(folder))[:-5]: path for folder in folders for path in folder.rglob("*.yaml")}
+    found = shipped.get(name.removesuffix(".yaml"))
+    return str(found) if found else fail(f"{name}: there is no such config{nearest(name, shipped)}")
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -45,9 +45,6 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
     if seeds < 2:
         fail(f"--seeds: {seeds} is not at least 2")
     layers = [Path(find_config(layer)).expanduser()] if layer else []
-    for file in [*files.values(), *layers]:
-        if not file.is_file():
-            fail(f"{file}: there is no such config")
     folder = Path(output).expanduser()
     rows: list[Row] = []
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("fits"))
