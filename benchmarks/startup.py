@@ -19,7 +19,7 @@ COMMANDS = {
     "lit-mnist --help": [*PROGRAM, "--help"],
     "lit-mnist fit --help": [*PROGRAM, "fit", "--help"],
     "lit-mnist fit --data.wrong 1": [*PROGRAM, "fit", "--data.wrong", "1"],
-    "lit-mnist fit --config configs/mlp.yaml": [*PROGRAM, "fit", "--config", str(HERE.parent / "configs/mlp.yaml")],
+    "lit-mnist fit --config mlp": [*PROGRAM, "fit", "--config", "mlp"],
 }
 
 
