@@ -63,7 +63,7 @@ def run_tool(tool: Callable[..., None], args: list[str]) -> None:
     name, first = next(iter(inspect.signature(tool).parameters.items()))
     skip: set[str | int] = {name} if first.annotation == list[str] else set()
     if skip:
-        about = str(inspect.getdoc(tool)).partition(f"{name}: ")[2].partition("\n    ")[0].partition("\n")[0]
+        about = str(inspect.getdoc(tool)).partition(f"{name}: ")[2].partition("\n")[0]
         parser.add_argument(name, nargs="+", type=str, help=about)
     parser.add_function_arguments(tool, as_group=False, skip=skip)
     tool(**parser.instantiate_classes(parser.parse_args(args)).as_dict())

@@ -93,16 +93,15 @@ def differing(runs: list[Run]) -> list[str]:
     return [name for name in names if len({str(run.options[name]) for run in runs if name in run.options}) > 1]
 
 
-def compare(runs: list[Run]) -> tuple[list[list[str]], list[list[str]]]:
+def compare(runs: list[Run], differ: list[str]) -> tuple[list[list[str]], list[list[str]]]:
     """Rows of a name and a value per run: results with the options that matter most, and all other options."""
     measured = [_results(run) for run in runs]
     results = sorted(dict.fromkeys(chain(*measured)), key=lambda name: not name.startswith("test/"))
     options = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
-    shown = [name for name in options if name in SHOWN or name in differing(runs)]
     rows = [[name, *(found.get(name, "-") for found in measured)] for name in results]
     of_options = [[name, *(str(run.options.get(name, "-")) for run in runs)] for name in options]
-    rest = [row for row in of_options if row[0] not in shown]
-    return [*rows, *(row for row in of_options if row[0] in shown)], rest
+    rest = [row for row in of_options if row[0] not in (*SHOWN, *differ)]
+    return [*rows, *(row for row in of_options if row not in rest)], rest
 
 
 def _results(run: Run) -> dict[str, str]:
@@ -156,16 +155,17 @@ def outdated(run: Run) -> str:
 def _html(runs: list[Run]) -> str:
     from jinja2 import Template
 
+    differ = differing(runs)
     labels: dict[str, Sequence[dict[str, float]]] = {}
     for run in runs:
-        told = ", ".join(f"{n.rpartition('.')[2]} {run.options[n]}" for n in differing(runs) if n in run.options)
+        told = ", ".join(f"{name.rpartition('.')[2]} {run.options[name]}" for name in differ if name in run.options)
         labels[figures.shortened(f"{run.name}: {told}" if told else run.name, 70)] = run.rows
     curves = io.StringIO()
     metadata: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figures.overlay(labels).savefig(curves, format="svg", metadata=metadata)
     svg = curves.getvalue()
     svg = svg[svg.index("<svg") :]  # without the XML header, which names a document type elsewhere
-    table, rest = compare(runs)
+    table, rest = compare(runs, differ)
     source = files("lit_mnist.views").joinpath("templates/report.html").read_text(encoding="utf-8")
     page: str = Template(source, autoescape=True).render(
         table=table,
