@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINNED := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: quickstart test check dist bench
+.PHONY: quickstart test check dist floors newest bench
 
 quickstart: .venv/installed  ## fit and test on small digits that need no download
 	@$(BIN)/python -m lit_mnist fit --config quickstart
@@ -24,6 +24,11 @@ check: .venv/installed  ## style and types
 
 dist: .venv/installed  ## a wheel and an sdist in dist/
 	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
+
+floors newest: .venv/installed  ## the test suite on the oldest or the newest versions that pyproject.toml admits
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-$@
+	@$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter floors,$@),lowest-direct,highest) --editable '.[dev]'
+	@.venv-$@/bin/python -m pytest -W ignore::DeprecationWarning
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing the pinned versions into .venv, once (a minute or two)"
