@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINNED := --constraint constraints.txt --editable '.[dev]'
 
-.PHONY: quickstart test check dist floors newest bench
+.PHONY: quickstart test check dist wheel floors newest bench
 
 quickstart: .venv/installed  ## fit and test on small digits that need no download
 	@$(BIN)/python -m lit_mnist fit --config quickstart
@@ -23,7 +23,13 @@ check: .venv/installed  ## style and types
 	@$(BIN)/mypy
 
 dist: .venv/installed  ## a wheel and an sdist in dist/
+	@rm -rf dist
 	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
+
+wheel: dist  ## the wheel in an environment of its own, run from an empty folder
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-$@
+	@$(BIN)/uv pip install --quiet --python .venv-$@ --constraint constraints.txt dist/*.whl
+	@cd $$(mktemp -d) && $(CURDIR)/.venv-$@/bin/lit-mnist fit --config quickstart && $(CURDIR)/.venv-$@/bin/lit-mnist test
 
 floors newest: .venv/installed  ## the test suite on the oldest or the newest versions that pyproject.toml admits
 	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-$@

@@ -33,7 +33,7 @@ def contenders(data: Path) -> dict[str, list[str]]:
         "bare PyTorch loop": [sys.executable, str(HERE / "bare_loop.py"), str(data)],
         "lit_mnist": ours,
         "lit_mnist fast": [*ours, "--", *FAST],
-        "lit_mnist fast, medium": [*ours, "--", *FAST, "--matmul_precision", "medium"],
+        "lit_mnist fast, medium": [*ours, "--", *FAST, "--float32_precision", "medium"],
         "Keras 3 on JAX": ["env", "KERAS_BACKEND=jax", *keras],
         "Keras 3 on TensorFlow": ["env", "KERAS_BACKEND=tensorflow", *keras],
         "Keras 3 on PyTorch": ["env", "KERAS_BACKEND=torch", *keras],
@@ -65,10 +65,28 @@ def fix_data_dir() -> None:
     os.environ["LIT_MNIST_DATA_DIR"] = str(Path(os.environ.get("LIT_MNIST_DATA_DIR", "data")).resolve())
 
 
+AMD, INTEL = "AuthenticAMD", "GenuineIntel"
+GENERATIONS = [  # (vendor, family), models, name
+    ((AMD, 23), range(0x30, 0x100), "amd_zen2"),
+    ((AMD, 25), [*range(0x10), *range(0x20, 0x60)], "amd_zen3"),
+    ((AMD, 25), [*range(0x10, 0x20), *range(0x60, 0x80), *range(0xA0, 0xB0)], "amd_zen4"),
+    ((AMD, 26), range(0x100), "amd_zen5"),
+    ((INTEL, 6), [85], "intel_skylake_or_cascade_lake"),
+    ((INTEL, 6), [106, 108], "intel_ice_lake"),
+    ((INTEL, 6), [143], "intel_sapphire_rapids"),
+    ((INTEL, 6), [207], "intel_emerald_rapids"),
+    ((INTEL, 6), [173, 174], "intel_granite_rapids"),
+]
+
+
 def processor() -> str:
-    """The name of the processor as one word, such as amd_epyc: results of several stand side by side."""
-    name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return re.sub(r"\W+", "_", name[1].lower()) if name else "unknown_processor"
+    """Generation and instruction set of the processor as one word, such as amd_zen4_avx512_bf16."""
+    known = dict(re.findall(r"^(\S[^:\t]*?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    family, model = int(known.get("cpu family", 0)), int(known.get("model", 0))
+    names = [name for key, models, name in GENERATIONS if key == (known.get("vendor_id"), family) and model in models]
+    generation = names[0] if names else re.sub(r"\W+", "_", known.get("model name", "unknown processor").lower())
+    flags = known.get("flags", "").split()
+    return "_".join([generation, *[isa for isa in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if isa in flags][:1]])
 
 
 def machine() -> str:

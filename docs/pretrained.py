@@ -1,4 +1,4 @@
-"""Makes src/lit_mnist/pretrained.ckpt, the weights alone, of a run of ladder/7_cnn: python docs/pretrained.py RUN."""
+"""Makes src/lit_mnist/pretrained.ckpt, the weights alone, of a run of ladder/6_cnn: python docs/pretrained.py RUN."""
 
 import sys
 from pathlib import Path

@@ -51,6 +51,13 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
 
 
+@pytest.mark.parametrize(("level", "name"), [("medium", "bf16"), ("high", "tf32"), ("highest", "ieee")])
+def test_float32_precision_holds_for_products_and_convolutions(level: str, name: str, cli: Cli) -> None:
+    cli("fit", *QUICK, "--float32_precision", level, "--trainer.fast_dev_run", 1).worked()
+    backend = torch.backends.mkldnn
+    assert (backend.matmul.fp32_precision, backend.conv.fp32_precision) == (name, name)
+
+
 def test_a_fit_and_its_test_leave_their_files_in_one_run_folder(cli: Cli, tmp_path: Path) -> None:
     fit = cli("fit", *QUICK).worked()
     run = tmp_path / "lightning_logs/version_0"
@@ -340,7 +347,7 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
         ("fit --model.network.hidden_sizes [0]", ["--model.network.hidden_sizes: 0 is not at least 1"]),
         ("fit --data.dataset digits --model.network CNN --model.network.channels 1", ["network.channels: 1 is not"]),
         ("fit --data.dataset digits --data.augment RandomWarp --data.augment.scale 2", ["augment.scale: 2.0 is"]),
-        ("fit --matmul_precision low", ["--matmul_precision", "medium", "low"]),
+        ("fit --float32_precision low", ["--float32_precision", "medium", "low"]),
         ("fit --model.network.widht 1", ["--model.network.widht: there is no such option"]),
         ("fit --model.network nonsense", ["--model.network", "nonsense"]),
         ("fit --trainer.max_epochs x", ["--trainer.max_epochs", "int", "x"]),
@@ -413,7 +420,7 @@ def test_a_config_goes_by_its_name_unless_a_file_has_it(cli: Cli, tmp_path: Path
     assert "dropout: 0.25" in cli("fit", "--config", "mlp_dropout", "--print_config").out
     assert "dropout: 0.5" in cli("fit", "--config", "{model: {network: {dropout: 0.5}}}", "--print_config").out
     cli("fit", "--config", "qickstart").refused("qickstart: there is no such config; did you mean quickstart?")
-    cli("fit", "--config", "ladder/7cnn").refused("did you mean ladder/7_cnn?")
+    cli("fit", "--config", "ladder/6cnn").refused("did you mean ladder/6_cnn?")
 
 
 def test_the_help_of_a_part_has_the_programs_name(cli: Cli) -> None:

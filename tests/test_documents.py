@@ -19,7 +19,7 @@ from lit_mnist import MNISTDataModule
 
 README = (ROOT / "README.md").read_text()
 SHORT = ("--trainer.enable_model_summary", "false", "--trainer.max_epochs", 2)
-SLOW = ("demo", "--trainer.devices", "reproduce")  # which have tests of their own
+SLOW = ("demo", "--trainer.devices", "reproduce", "tune")  # which have tests of their own
 
 
 def commands(text: str) -> list[str]:

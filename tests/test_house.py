@@ -14,16 +14,16 @@ ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
 LINES = {  # at most, of all files of a room together
     STARTER: 753,
     ("augment",): 86,
-    ("image_files", "folder"): 235,
+    ("image_files", "folder"): 240,
     ("runs",): 515,
     ("fast",): 93,
     ("views",): 615,
     ("use",): 573,
-    ("cli",): 406,
-    ("trials",): 160,
-    ("__main__",): 43,
-    ("program",): 96,
-    LEAVES: 211,
+    ("cli",): 418,
+    ("trials",): 681,
+    ("__main__",): 44,
+    ("program",): 73,
+    LEAVES: 245,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -14,9 +14,8 @@ PARAMETERS = {
     "3_one_cycle": 235_146,
     "4_affine": 235_146,
     "5_elastic": 235_146,
-    "6_wide_mlp": 2_919_434,
-    "7_cnn": 18_810,
-    "8_wide_cnn": 163_546,
+    "6_cnn": 18_810,
+    "7_wide_cnn": 163_546,
 }
 
 

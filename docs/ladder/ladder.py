@@ -15,17 +15,17 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from scipy import stats
 
 from lit_mnist import networks
 from lit_mnist.runs.folder import read_metrics
+from lit_mnist.trials.paired import half_interval
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
 MLP, CNN = "#7a8794", "#d95f02"  # colours in the figure
-WORSE = ("2_dropout", "6_wide_mlp")  # than a rung of no more parameters, and not in the README
+WORSE = ("2_dropout",)  # than the rung below, and not in the README
 
 
 def collect(output: Path) -> list[dict[str, object]]:
@@ -80,11 +80,6 @@ def rungs(rows: list[dict[str, object]]) -> Iterator[tuple[str, dict[str, float]
         yield config, found, float(np.median([float(row["seconds"]) for row in mine]))
 
 
-def half(sample: np.ndarray) -> float:
-    """Half of the 95 % confidence interval of a mean, by the t distribution."""
-    return float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
-
-
 def spread(found: dict[str, float], digits: int) -> str:
     """Mean and standard deviation over the seeds."""
     sample = np.array(list(found.values()))
@@ -118,7 +113,7 @@ def table(rows: list[dict[str, object]]) -> list[str]:
     below: dict[str, float] = {}  # accuracies of the rung below
     for config, found, seconds in rungs(rows):
         both = np.array([found[seed] - below[seed] for seed in found if seed in below])
-        gain = f"{both.mean():+.2f} ± {half(both):.2f}" if len(both) > 1 else ""
+        gain = f"{both.mean():+.2f} ± {half_interval(both):.2f}" if len(both) > 1 else ""
         cells = [config, f"{parameters(config):,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
         cells += [spread(found, 2), gain]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -142,7 +137,7 @@ def figure(rows: list[dict[str, object]]) -> Figure:
     axes = made.subplots()
     for config, found, seconds in rungs(rows):
         errors = 100 - np.array(list(found.values()))
-        interval = half(errors) if len(errors) > 2 else 0
+        interval = half_interval(errors) if len(errors) > 2 else 0
         color = CNN if "cnn" in config else MLP
         axes.errorbar(seconds, errors.mean(), yerr=interval, fmt="o", color=color, capsize=3)
         place, side = ((-8, -3), "right") if config[0] in "15" else ((8, -3), "left")  # so that no label meets another

@@ -12,7 +12,8 @@ COMMANDS = {
     "export": "Write a checkpoint as one ONNX file that needs no PyTorch.",
     "demo": "Serve a page where you draw a digit or drop an image, and see the prediction.",
     "report": "Compare runs in one self-contained HTML page.",
-    "reproduce": "Fit and test configs over several seeds, and report mean and spread.",
+    "reproduce": "Fit and test configs over several seeds, and report mean, spread and differences.",
+    "tune": "Search for better options, and compare the best with the start over fresh seeds.",
 }
 
 

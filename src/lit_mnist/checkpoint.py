@@ -12,7 +12,7 @@ FORM: dict[str, Any] = {  # of a checkpoint
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
     **{"classes": list, "image_shape": list, "dataset": str, "epoch": int, "global_step": int},
 }
-PRETRAINED = Path(__file__).with_name("pretrained.ckpt")  # of the CNN of ladder/7_cnn, by the name "pretrained"
+PRETRAINED = Path(__file__).with_name("pretrained.ckpt")  # of the CNN of ladder/6_cnn, by the name "pretrained"
 
 
 class CheckpointError(Exception):

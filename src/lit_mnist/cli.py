@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ from lit_mnist.views.terminal import EpochBar, NetworkSummary
 # For --model.loss.weight '[1, 8]'
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
 # How options begin that a resumed fit may not change.
-DECISIVE = ("model", "data", "best", "seed_everything", "matmul_precision")
+DECISIVE = ("model", "data", "best", "seed_everything", "float32_precision")
 LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
 CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # of these, those that may
 
@@ -60,8 +61,8 @@ class CLI(LightningCLI):
     named: Path | None = None  # the folder of --name
     created = False  # whether this process has made the folder of the run
 
-    def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
-        self.command = command
+    def __init__(self, command: str, study: Sequence[L.Callback] | None, *args: Any, **kwargs: Any) -> None:
+        self.command, self.study = command, study
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -78,9 +79,9 @@ class CLI(LightningCLI):
         parser.add_argument("--figures", type=bool, default=True, help=about)
         about = "Metric that selects best.ckpt, such as val/accuracy."
         parser.add_argument("--best", type=str, default="val/loss", help=about)
-        about = "Precision of float32 matrix products; medium may round the factors to bfloat16, which can be faster."
+        about = "Precision inside float32 products and convolutions: high is TF32, medium bfloat16, where it is faster."
         levels = Literal["highest", "high", "medium"]
-        parser.add_argument("--matmul_precision", type=levels, default="highest", help=about)
+        parser.add_argument("--float32_precision", type=levels, default="highest", help=about)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -181,7 +182,9 @@ class CLI(LightningCLI):
         """The Trainer with what a run shows and saves, unless its options switch that off."""
         config = self.config_init[self.command]
         options = config.trainer
-        torch.set_float32_matmul_precision(config.matmul_precision)
+        torch.set_float32_matmul_precision(config.float32_precision)
+        backend: Any = torch.backends.mkldnn
+        backend.conv.fp32_precision = backend.matmul.fp32_precision  # convolutions on a CPU, too
         mode = mode_of(config.best, self.model) if self.command == "fit" else ""
         try:
             kwargs |= trainer_options(options)
@@ -219,7 +222,8 @@ class CLI(LightningCLI):
             callbacks += [EpochBar(refresh_rate=25)] if sys.stdout.isatty() else []
         kwargs["default_root_dir"] = str(self.run or logs / "none")  # where Lightning looks for what a SLURM job left
         try:
-            trainer = super().instantiate_trainer(callbacks=[*callbacks, *user_callbacks], **kwargs)
+            all_callbacks = [*callbacks, *user_callbacks, *(self.study or [])]
+            trainer = super().instantiate_trainer(callbacks=all_callbacks, **kwargs)
             environment = getattr(trainer.strategy, "cluster_environment", None)
             if environment:  # a contradiction between the options and the launcher
                 environment.validate_settings(trainer.num_devices, trainer.num_nodes)
@@ -310,6 +314,8 @@ class CLI(LightningCLI):
         """How to resume a fit that was stopped, as the end of a message."""
         if self.named:
             return "; the same command resumes it"
+        if self.study is not None:
+            return ""
         last = self._saved.get("last")
         resume = f"resume with: {program()} fit --ckpt_path {quoted(last)}" if last else "no epoch was finished"
         return f"; {resume}" if self.trainer.is_global_zero else ""  # other processes do not know the run
@@ -374,8 +380,13 @@ class CLI(LightningCLI):
             print_error(f"the names of the classes are not those of {self.checkpoint}", "warning")
 
 
-def run_command(args: list[str]) -> CLI:
-    """Run fit, validate or test with its options; --config also takes the name of a shipped config."""
+def run_command(args: list[str], study: Sequence[L.Callback] | None = None) -> CLI:
+    """Run fit, validate or test.
+
+    Args:
+        args: The command and its options; --config also takes the name of a shipped config.
+        study: Callbacks of a study that this fit is part of, which says itself how it is resumed.
+    """
     for place, word in enumerate(args):
         option, equals, name = word.partition("=")
         if option in ("--config", "-c") and equals:
@@ -385,6 +396,7 @@ def run_command(args: list[str]) -> CLI:
     usage = f"lit-mnist {args[0]} [options]"
     return CLI(
         args[0],
+        study,
         L.LightningModule,
         L.LightningDataModule,
         subclass_mode_model=True,

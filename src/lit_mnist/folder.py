@@ -59,12 +59,12 @@ class ImageFolderDataModule(ImageDataModule):
         self.save_hyperparameters({"dataset": self.name}, logger=False)
         if not self.root.is_dir():
             raise DataError(f"root: {root} is not a folder")
-        splits = {path.name for path in self.root.glob("[!._]*/") if path.name.lower() in SPLIT_NAMES}
+        splits = {path.name for path in folders_in(self.root) if path.name.lower() in SPLIT_NAMES}
         if splits and not {"train"} <= splits <= {"train", "val", "test"}:
             raise DataError(f"root: {root} has {', '.join(sorted(splits))}; name the splits train, val and test")
         self.folders = {split: self.root / split for split in ("train", "val", "test") if split in splits}
         self.folders = self.folders or {"train": self.root}
-        self.classes = sorted({path.name for folder in self.folders.values() for path in folder.glob("[!._]*/")})
+        self.classes = sorted({path.name for folder in self.folders.values() for path in folders_in(folder)})
         if len(self.classes) < 2:
             raise DataError(f"root: {self.folders['train']} has no folders of images for two or more classes")
 
@@ -123,3 +123,8 @@ class ImageFolderDataModule(ImageDataModule):
         except ImageError as error:
             rank_zero_only(print)(f"{file[0]} is left out: {error}", file=sys.stderr)
             return None
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones and those of programs, such as __pycache__."""
+    return [path for path in folder.glob("[!._]*") if path.is_dir()]

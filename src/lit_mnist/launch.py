@@ -1,8 +1,15 @@
-"""What torchrun or SLURM's srun has started: how many processes, and which of them speaks for its host."""
+"""How a process begins: what torchrun or SLURM's srun has started, and what libraries are told."""
 
+import logging
 import os
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
@@ -34,3 +41,30 @@ def trainer_options(given: Any) -> dict[str, Any]:
 def speaks() -> bool:
     """Whether this process is the first of its host, which prints errors."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def set_up() -> None:
+    """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
+    if str(Path.cwd()) not in sys.path:  # where --data my_data.Halves is found, as with python -m
+        sys.path.insert(0, str(Path.cwd()))
+    os.environ["MPLBACKEND"] = "agg"  # figures are files
+    if not torch.cuda.is_available():  # Lightning has set this, and every optimizer step would look for a driver anew
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("profilers.profiler", "callbacks.timer"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # what they say was asked for
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
+    for text in (
+        "smaller than the logging interval",  # one value per epoch is logged
+        "torch.jit.trace",  # TensorBoard's graph
+        "LeafSpec",  # between Lightning and PyTorch
+        "exists and is not empty",  # the folder of a run that goes on
+        "could not find the monitored key",  # no validation yet, nothing to compare
+        "Unable to serialize instance",  # a device in the options of a callback
+        "trying to `self.log",  # with --trainer.barebones
+        "`srun` command is available",  # on a login node
+        "not supported by the model summary",  # bf16-mixed, whose size it then estimates
+    ):
+        warnings.filterwarnings("ignore", f".*{text}.*")

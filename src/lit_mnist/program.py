@@ -1,16 +1,10 @@
 """All commands together, and one line for what went wrong."""
 
 import inspect
-import logging
-import os
+import shlex
 import sys
-import warnings
 from collections.abc import Callable
-from enum import Enum
-from pathlib import Path
 
-import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
@@ -18,15 +12,20 @@ from lit_mnist.checkpoint import CheckpointError
 from lit_mnist.classifier import ModelError
 from lit_mnist.cli import run_command
 from lit_mnist.data import DataError
-from lit_mnist.errors import Parser, fail
+from lit_mnist.errors import Parser, fail, program
+from lit_mnist.launch import set_up
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.reproduce import reproduce
+from lit_mnist.trials.tune import tune
 from lit_mnist.use.demo import demo
 from lit_mnist.use.export import export
 from lit_mnist.use.predict import predict
 from lit_mnist.views.report import report
 
-TOOLS: dict[str, Callable[..., None]] = {tool.__name__: tool for tool in (predict, export, demo, report, reproduce)}
+TOOLS: dict[str, Callable[..., None]] = {
+    tool.__name__: tool for tool in (predict, export, demo, report, reproduce, tune)
+}
+STUDIES = ("reproduce", "tune")  # of many fits
 
 
 def run(args: list[str]) -> None:
@@ -66,31 +65,9 @@ def run_tool(tool: Callable[..., None], args: list[str]) -> None:
         about = str(inspect.getdoc(tool)).partition(f"{name}: ")[2].partition("\n")[0]
         parser.add_argument(name, nargs="+", type=str, help=about)
     parser.add_function_arguments(tool, as_group=False, skip=skip)
-    tool(**parser.instantiate_classes(parser.parse_args(args)).as_dict())
-
-
-def set_up() -> None:
-    """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
-    if str(Path.cwd()) not in sys.path:  # where --data my_data.Halves is found, as with python -m
-        sys.path.insert(0, str(Path.cwd()))
-    os.environ["MPLBACKEND"] = "agg"  # figures are files
-    if not torch.cuda.is_available():  # Lightning has set this, and every optimizer step would look for a driver anew
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for name in ("profilers.profiler", "callbacks.timer"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # what they say was asked for
-    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
-    for text in (
-        "smaller than the logging interval",  # one value per epoch is logged
-        "torch.jit.trace",  # TensorBoard's graph
-        "LeafSpec",  # between Lightning and PyTorch
-        "exists and is not empty",  # the folder of a run that goes on
-        "could not find the monitored key",  # no validation yet, nothing to compare
-        "Unable to serialize instance",  # a device in the options of a callback
-        "trying to `self.log",  # with --trainer.barebones
-        "`srun` command is available",  # on a login node
-        "not supported by the model summary",  # bf16-mixed, whose size it then estimates
-    ):
-        warnings.filterwarnings("ignore", f".*{text}.*")
+    try:
+        tool(**parser.instantiate_classes(parser.parse_args(args)).as_dict())
+    except (KeyboardInterrupt, SystemExit) as end:
+        if tool.__name__ in STUDIES and getattr(end, "code", 130) in (130, 143):
+            print(f"resume with: {program()} {shlex.join([tool.__name__, *args])}", file=sys.stderr)
+        raise

@@ -27,7 +27,7 @@ def configs(tmp_path: Path) -> list[Path]:
 
 def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: list[Path], tmp_path: Path) -> None:
     layer = ROOT / "configs/keras_loss.yaml"
-    cli("reproduce", *configs, "--seeds", 3, "--layer", layer, "--output", "out").worked()
+    cli("reproduce", *configs, "--seeds", 3, "--layer", layer, "--output", "out", "--workers", 1).worked()
     with Path("out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["config"], row["seed"], row["epoch"]) for row in rows[:4]] == [
@@ -54,17 +54,19 @@ def test_a_call_that_was_stopped_continues(cli: Cli, configs: list[Path], monkey
     done: list[list[str]] = []
     run_command = module.run_command
 
-    def stop_after_three(args: list[str]) -> object:
+    def stop_after_three(args: list[str], **study: object) -> object:
         done.append(args)
         if len(done) == 4:
             raise KeyboardInterrupt
-        return run_command(args)
+        return run_command(args, **study)
 
     monkeypatch.setattr(module, "run_command", stop_after_three)
-    assert cli("reproduce", configs[0], "--seeds", 2).status == 130
+    stopped = cli("reproduce", configs[0], "--seeds", 2, "--workers", 1)
+    assert stopped.status == 130
+    assert stopped.err.endswith(f"reproduce {configs[0]} --seeds 2 --workers 1\n")
     assert [args[0] for args in done] == ["fit", "test", "fit", "test"]
     done[:] = [[]] * 10
-    cli("reproduce", configs[0], "--seeds", 2).worked()
+    cli("reproduce", configs[0], "--seeds", 2, "--workers", 1).worked()
     assert [args[0] for args in done[10:]] == ["fit", "test"]
     assert "--ckpt_path" in done[10]
 
@@ -76,7 +78,7 @@ def test_bad_input_gets_one_line(cli: Cli) -> None:
 
 
 def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Path]) -> None:
-    first = ("reproduce", configs[0], "--seeds", 2, "--output", "out")
+    first = ("reproduce", configs[0], "--seeds", 2, "--output", "out", "--workers", 1)
     cli(*first).worked()
     cli(*first).worked()
     configs[0].write_text(
@@ -109,7 +111,7 @@ def test_data_and_model_are_those_that_the_config_names(cli: Cli, tmp_path: Path
     data = {"class_path": "own_parts.Inverted", "init_args": {"dataset": "digits"}}
     model = {"class_path": "own_parts.Own", "init_args": {"number": 2}}
     Path("own.yaml").write_text(yaml.safe_dump({"data": data, "model": model, "trainer": {"max_epochs": 1}}))
-    cli("reproduce", "own.yaml", "--seeds", 2, "--output", "out").worked()
+    cli("reproduce", "own.yaml", "--seeds", 2, "--output", "out", "--workers", 1).worked()
     run = Path("out/runs/own/seed_1/lightning_logs/version_0")
     assert json.loads((run / "test.json").read_text())["dataset"] == "Inverted"
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"] == "own_parts.Own"

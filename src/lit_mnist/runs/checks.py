@@ -23,9 +23,9 @@ class FitCheck(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_schedules(trainer)
-        slow = pl_module.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-        if slow and trainer.precision.startswith("bf16"):
-            why = "this processor may have no bfloat16; 32-true may be faster"
+        has_bfloat16 = any("bf16" in name and found for name, found in torch.cpu.get_capabilities().items())
+        if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and not has_bfloat16:
+            why = "this processor has no bfloat16; leave it out, and take --float32_precision medium"
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         loader: Any = trainer.train_dataloader
         if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may give its batches once

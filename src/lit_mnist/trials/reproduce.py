@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import platform
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +21,26 @@ from lit_mnist.cli import run_command
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import LOGS, find_config, read_metrics, read_test
 from lit_mnist.runs.history import metrics_of
+from lit_mnist.trials.paired import difference
+from lit_mnist.trials.workers import run_all
 from lit_mnist.views import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+QUIET = ["--figures=false", *(f"--trainer.{part}=false" for part in ("logger", "enable_progress_bar"))]
+QUIET += ["--trainer.enable_model_summary=false"]
 Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of the last one those of the test, too
 
 
-def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, output: str = "reproduction") -> None:
-    """Fit and test configs over several seeds, and report mean and spread.
+def reproduce(
+    configs: list[str],
+    seeds: int = 5,
+    layer: str | None = None,
+    workers: int | None = None,
+    output: str = "reproduction",
+) -> None:
+    """Fit and test configs over several seeds, and report mean, spread and differences.
 
     A call that was stopped continues where it was; seeds that are finished are not repeated.
 
@@ -35,10 +48,9 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
         configs: YAML files of fits, or names of shipped configs, such as mlp.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
         layer: A config on top of each, such as keras_loss.
+        workers: Number of fits at once, each in one thread; by default one for each core.
         output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     files = {Path(config).stem: Path(find_config(config)).expanduser() for config in configs}
     if len(files) < len(set(configs)):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
@@ -46,39 +58,47 @@ def reproduce(configs: list[str], seeds: int = 5, layer: str | None = None, outp
         fail(f"--seeds: {seeds} is not at least 2")
     layers = [Path(find_config(layer)).expanduser()] if layer else []
     folder = Path(output).expanduser()
-    rows: list[Row] = []
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TextColumn("fits"))
-    with Progress(*columns, TimeRemainingColumn(), redirect_stdout=False) as progress:
-        task = progress.add_task("", total=seeds * len(files))
-        for seed in range(seeds):
-            for name, file in files.items():
-                progress.update(task, description=f"{name}, seed {seed}")
-                run = fit_and_test(folder / "runs" / name / f"seed_{seed}", [file, *layers], seed)
-                rows += [{"config": name, "seed": seed, **row} for row in read_run(run)]
-                progress.advance(task)
-    write(
-        folder,
-        rows,
-        f"python -m lit_mnist reproduce {' '.join(configs)} --seeds {seeds}{f' --layer {layer}' if layer else ''}",
-    )
-    print(f"the results are in {folder / 'README.md'}; the run of every seed is below {folder / 'runs'}")
+    rows = fit_all(folder / "runs", {name: [file, *layers] for name, file in files.items()}, range(seeds), workers)
+    command = f"reproduce {' '.join(configs)} --seeds {seeds}{f' --layer {layer}' if layer else ''}"
+    write(folder, rows, ["# Results over seeds", "", f"```sh\npython -m lit_mnist {command}\n```", ""])
 
 
-def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
-    """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
-    run = root / LOGS / "version_0"
+def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], workers: int | None) -> list[Row]:
+    """Fit and test configs over seeds, each in a folder of its own, several at once; the rows of all of them."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    places = [(name, seed) for seed in seeds for name in configs]
+    jobs = [job_of(folder / name / f"seed_{seed}", configs[name], seed) for name, seed in places]
+    runs: dict[int, Path] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, redirect_stdout=False) as progress:
+        task = progress.add_task("fits", total=len(jobs))
+        for place, run in run_all(jobs, workers):
+            runs[place] = run
+            progress.advance(task)
+    found = zip(places, (runs[place] for place in range(len(jobs))), strict=True)
+    return [{"config": name, "seed": seed, **row} for (name, seed), run in found for row in read_run(run)]
+
+
+def job_of(root: Path, configs: list[Path], seed: int) -> Callable[[], Path]:
+    """A fit and test below root, which must be of these configs where it has begun."""
     try:
         asked = json.dumps([yaml.safe_load(config.read_text()) for config in configs], sort_keys=True)
     except yaml.YAMLError as error:
         fail(f"{' '.join(map(str, configs))}: {error}")
-    last = run / "checkpoints" / "last.ckpt"
-    if last.is_file() and (not (root / "configs.json").is_file() or (root / "configs.json").read_text() != asked):
+    begun, known = (root / LOGS / "version_0" / "checkpoints" / "last.ckpt").is_file(), root / "configs.json"
+    if begun and (not known.is_file() or known.read_text() != asked):
         fail(f"--output: {root} is not of {' '.join(map(str, configs))} as they are now; choose another folder")
+    return partial(fit_and_test, root, configs, seed, asked)
+
+
+def fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
+    """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
+    run = root / LOGS / "version_0"
+    last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
         return run
-    quiet = ["--trainer.default_root_dir", str(root), "--figures", "false"]
-    for part in ("logger", "enable_progress_bar", "enable_model_summary"):
-        quiet += [f"--trainer.{part}", "false"]
+    quiet = ["--trainer.default_root_dir", str(root), *QUIET]
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
         shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to resume
@@ -86,7 +106,7 @@ def fit_and_test(root: Path, configs: list[Path], seed: int) -> Path:
         (root / "configs.json").write_text(asked)
         fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
-        run_command(["fit", *fit, *quiet])
+        run_command(["fit", *fit, *quiet], study=[])
         run_command(["test", "--ckpt_path", str(last), "--config", str(run / "config.yaml"), *quiet])
     return run
 
@@ -98,16 +118,29 @@ def read_run(run: Path) -> list[Row]:
     return rows
 
 
-def write(folder: Path, rows: list[Row], command: str) -> None:
-    """Write README.md, results.csv and curves.png of the rows of all runs."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    with write_whole(folder / "results.csv") as part, part.open("w", newline="") as file:
+def write(folder: Path, rows: list[Row], head: list[str]) -> None:
+    """Write README.md, which begins with some lines, results.csv and curves.png of the rows of all runs."""
+    write_table(folder / "results.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
+    figures.save(bands(rows), folder / "curves.png")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
+    about = f"Mean ± standard deviation after the last epoch ({versions}, Python {platform.python_version()}):"
+    means, gaps = summary(rows)
+    lines = [*head, about, "", *markdown(means)]
+    if gaps[1:]:
+        lines += ["", "Difference from the first with the same seed, mean and 95 % interval:", "", *markdown(gaps)]
+    with write_whole(folder / "README.md") as part:
+        part.write_text("\n".join([*lines, "", "![Curves of every config](curves.png)", "", ""]))
+    for metric, config, gap, won, verdict in (cells for cells in gaps if cells[0].startswith("test/")):
+        print(f"{metric}  {config}  {gap}, better in {won}: {verdict}")
+    print(f"the results are in {folder / 'README.md'}, and the run of every fit in a folder beside it")
+
+
+def write_table(path: Path, names: list[str], rows: Sequence[Row]) -> None:
+    """Write rows as a CSV file."""
+    with write_whole(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    figures.save(bands(rows), folder / "curves.png")
-    with write_whole(folder / "README.md") as part:
-        part.write_text("\n".join(_lines(rows, command)) + "\n")
 
 
 def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -119,22 +152,29 @@ def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.
     return np.array([seeds[seed] for seed in sorted(seeds)])
 
 
-def _lines(rows: list[Row], command: str) -> list[str]:
+def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
+    """Mean and spread of every config, and how each differs from the first: two tables, each with its head."""
     configs = list(dict.fromkeys(row["config"] for row in rows))
     metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
     metrics.sort(key=lambda name: not name.startswith("test/"))
-    table = [["config", "n", *metrics]]
+    last = {(config, name): curves_of(rows, config, name)[:, -1] for config in configs for name in metrics}
+    means, gaps = [["config", "n", *metrics]], [["metric", "config", "difference", "better in", "it is"]]
     for config in configs:
-        samples = [curves_of(rows, config, metric)[:, -1] for metric in metrics]
+        samples = [last[config, name] for name in metrics]
         cells = ["-" if np.isnan(s).any() else f"{s.mean():.4f} ± {s.std(ddof=1):.4f}" for s in samples]
-        table.append([f"`{config}`", str(len(samples[0])), *cells])
+        means.append([f"`{config}`", str(len(samples[0])), *cells])
+    for name, config in itertools.product(metrics, configs[1:]):
+        pair = [last[configs[0], name], last[config, name]]
+        if not np.isnan(pair).any():
+            gap = difference(name, *(one.tolist() for one in pair))
+            gaps.append([name, f"`{config}`", str(gap), f"{gap.better_in} of {gap.n}", gap.verdict])
+    return means, gaps
+
+
+def markdown(table: list[list[str]]) -> list[str]:
+    """A table, the first row its head, as lines of Markdown."""
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    lines.insert(1, "|---" * len(table[0]) + "|")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics"))
-    about = f"{versions}, Python {platform.python_version()}. After the last epoch; mean ± standard deviation."
-    sentence = f"Each config below was fitted and tested over {len(samples[0])} seeds:"
-    head = ["# Results over seeds", "", sentence, "", "```sh", command, "```", "", about, ""]
-    return [*head, *lines, "", "![Curves of every config](curves.png)", ""]
+    return [lines[0], "|---" * len(table[0]) + "|", *lines[1:]]
 
 
 def bands(rows: list[Row]) -> "Figure":

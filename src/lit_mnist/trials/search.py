@@ -1,0 +1,185 @@
+"""A study in a folder: its trials, each an ordinary fit in a run folder of its own."""
+
+import contextlib
+import io
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as L
+import yaml
+from filelock import FileLock, Timeout
+
+from lit_mnist.cli import run_command
+from lit_mnist.errors import fail, flat
+from lit_mnist.runs.folder import LOGS, read_metrics
+from lit_mnist.runs.history import DivergedError
+from lit_mnist.trials.reproduce import QUIET
+from lit_mnist.trials.space import Space, ends, options, point_of
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+HOST = socket.gethostname()
+
+
+@dataclass
+class Search:
+    """A study in a folder, and what each of its workers does; plain data, which is sent to them."""
+
+    base: list[str]  # options of the start
+    space: Space
+    trials: int
+    monitor: str
+    storage: str | None
+    folder: Path
+    warm_up: int = 1  # epochs of a trial before it can be pruned
+
+    def study(self) -> "Study":
+        """The study in its storage."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        (self.folder / "trials").mkdir(parents=True, exist_ok=True)
+        journal = JournalFileBackend(str(self.folder / "study.log"))
+        try:
+            return optuna.create_study(
+                storage=self.storage or optuna.storages.JournalStorage(journal),
+                study_name=self.folder.name,
+                direction="minimize" if self.monitor.endswith(("loss", "error")) else "maximize",
+                pruner=optuna.pruners.MedianPruner(n_warmup_steps=self.warm_up),
+                load_if_exists=True,
+            )
+        except Exception as error:  # of many kinds, by the database
+            fail(f"--storage {self.storage}: {str(error).splitlines()[0]}")
+
+    def begin(self) -> dict[str, Any]:
+        """Refuse a space that a fit does not take, or that is not that of the study; the options of the start."""
+        start = self.parsed([])
+        for name, distribution in self.space.items():
+            for value in ends(distribution):
+                self.config(options({name: value}))
+        self.warm_up = max(1, start["trainer.max_epochs"] // 4)
+        asked = [self.config([]), {name: str(distribution) for name, distribution in self.space.items()}, self.monitor]
+        study = self.study()
+        with FileLock(self.folder / "study.lock"):
+            if not study.trials:
+                study.set_user_attr("asked", asked)
+                study.enqueue_trial(point_of(self.space, start))
+            elif study.user_attrs.get("asked") != asked:
+                fail(f"--output: {self.folder} is of another space, config or monitor; choose another folder")
+        return start
+
+    def config(self, words: list[str], wanted: str = "--print_config=skip_default") -> str:
+        """The config of a fit with options, as YAML."""
+        text = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(text):
+                run_command(["fit", *self.base, *words, wanted])
+        except SystemExit as end:
+            if end.code:
+                raise
+        return text.getvalue()
+
+    def parsed(self, words: list[str]) -> dict[str, Any]:
+        """The value of every option of such a fit."""
+        return dict(flat(yaml.safe_load(self.config(words, "--print_config"))))
+
+    def work(self) -> None:
+        """Run trials until there are as many as were asked for."""
+        import optuna
+        from optuna.trial import TrialState
+
+        study = self.study()
+        while True:
+            with FileLock(self.folder / "study.lock"):  # so that no trial is between its number and its lock
+                for running in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+                    self.revive(study, running)
+                known = study.get_trials(deepcopy=False)
+                count = sum(map(is_new, known))
+                if count >= self.trials and all(trial.state != TrialState.WAITING for trial in known):
+                    return
+                # Seeded by the number, since a sampler that is seeded once would repeat itself in the next process.
+                study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)
+                trial = study.ask(self.space)
+                trial.set_user_attr("host", HOST)
+                lock = FileLock(self.folder / "trials" / f"{trial.number}.lock")
+                lock.acquire()
+            if number_of(trial, study) < self.trials:
+                self.run(study, trial)
+            else:  # another host was first
+                trial.set_user_attr("surplus", True)
+                study.tell(trial, state=TrialState.FAIL)
+            lock.release()
+
+    def revive(self, study: "Study", trial: Any) -> None:
+        """Plan a trial anew whose process was killed: a process holds the lock of its trial as long as it lives."""
+        if trial.user_attrs.get("host", HOST) == HOST:  # the locks of another may not be seen here
+            with contextlib.suppress(Timeout), FileLock(self.folder / "trials" / f"{trial.number}.lock", timeout=0):
+                study.tell(trial.number, state=type(trial.state).FAIL)
+                study.enqueue_trial(trial.params, user_attrs={"resumes": number_of(trial, study)})
+
+    def run(self, study: "Study", trial: "Trial") -> None:
+        """Fit once, or resume what was killed, and tell the study how it ended."""
+        from optuna.trial import TrialState
+
+        number, words, began = number_of(trial, study), options(trial.params), time.perf_counter()
+        root = self.folder / "trials" / str(number)
+        run = root / LOGS / "version_0"
+        last = run / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            shutil.rmtree(root, ignore_errors=True)
+        report = Report(trial, self.monitor, run)
+        args = ["--ckpt_path", str(last)] if last.is_file() else [*self.base, *words]
+        state, value, errors = TrialState.FAIL, None, io.StringIO()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+                run_command(["fit", *args, *QUIET, f"--trainer.default_root_dir={root}"], study=[report])
+            value = read_metrics(run)[-1][self.monitor]
+            state, outcome = TrialState.COMPLETE, f"{self.monitor} {value:.4f}"
+            if report.pruned:
+                state, value, outcome = TrialState.PRUNED, None, f"{outcome}, pruned"
+        except DivergedError:  # the worst there is, from which the sampler learns
+            state, outcome = TrialState.PRUNED, "diverged"
+        except SystemExit as end:
+            if end.code not in (1, 2):  # Ctrl-C or SIGTERM; the same command resumes this trial
+                raise
+            outcome = errors.getvalue().strip().rpartition("lit-mnist: error: ")[2]
+        except Exception as error:  # of parts of any kind; the other trials go on
+            outcome = f"{type(error).__name__}: {error}".partition("\n")[0]
+        trial.set_user_attr("outcome", outcome)
+        study.tell(trial, value, state=state)
+        took = f"{report.epoch:>3} epochs {time.perf_counter() - began:6.1f} s"
+        print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words) or 'the start'}", flush=True)
+
+
+class Report(L.Callback):
+    """Tells the study what each epoch has measured, and ends a fit that is worse than the median of the others."""
+
+    def __init__(self, trial: "Trial", monitor: str, run: Path) -> None:
+        self.trial, self.monitor, self.run = trial, monitor, run
+        self.epoch, self.pruned = 0, False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called by Lightning after every epoch, when its row is written; a resumed fit reports all its epochs anew."""
+        for row in read_metrics(self.run):
+            if row["epoch"] > self.epoch and self.monitor in row:
+                self.epoch = int(row["epoch"])
+                self.trial.report(row[self.monitor], self.epoch - 1)  # Optuna counts from 0
+        if self.epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
+            self.pruned = trainer.should_stop = True
+
+
+def is_new(trial: Any) -> bool:
+    """Whether a trial is one of those that were asked for, not one that resumes another, or one too many."""
+    return not {"resumes", "surplus"} & trial.user_attrs.keys()
+
+
+def number_of(trial: Any, study: "Study") -> int:
+    """The place of a trial among those that were asked for, which names its folder."""
+    earlier = study.get_trials(deepcopy=False)[: trial.number]
+    return int(trial.user_attrs.get("resumes", sum(map(is_new, earlier))))

@@ -1,0 +1,115 @@
+"""A search for better options, after which the best is measured over fresh seeds."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lit_mnist.atomic import write_whole
+from lit_mnist.errors import fail
+from lit_mnist.runs.folder import find_config
+from lit_mnist.trials.reproduce import fit_all, write, write_table
+from lit_mnist.trials.search import Search, number_of
+from lit_mnist.trials.space import options, read_space
+from lit_mnist.trials.workers import available_cores, run_all
+from lit_mnist.views import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from optuna import Study
+
+
+def tune(
+    configs: list[str],
+    space: str,
+    trials: int = 20,
+    seeds: int = 5,
+    monitor: str = "val/loss",
+    workers: int | None = None,
+    storage: str | None = None,
+    output: str = "tuning",
+) -> None:
+    """Search for better options, and compare the best with the start over fresh seeds.
+
+    The same command resumes a search that was stopped, or joins one that runs; with more --trials it goes on.
+
+    Args:
+        configs: YAML files of a fit, each on top of the one before, or names of shipped configs: the start.
+        space: YAML file of the options to vary: {low, high}, with log or step, or a list of values for each.
+        trials: Number of trials; the first is the start.
+        seeds: Number of fresh seeds, at least 2, for the comparison.
+        monitor: Metric of the validation after the last epoch; lower is better if it ends in loss or error.
+        workers: Number of trials at once, each in one thread; by default one for each core.
+        storage: Database URL for a search on several hosts; by default a file in the output folder.
+        output: Folder for README.md, best.yaml, trials.csv, figures and the run folder of every trial.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        fail(f"tune needs {error.name}; install it with: pip install optuna")
+    for name, value, least in (("seeds", seeds, 2), ("trials", trials, 1), ("workers", workers or 1, 1)):
+        if value < least:
+            fail(f"--{name}: {value} is not at least {least}")
+    if not monitor.startswith("val/"):
+        fail(f"--monitor: {monitor} is no metric of the validation, such as val/loss")
+    base = [word for config in configs for word in ("--config", str(Path(find_config(config)).expanduser()))]
+    folder = Path(output).expanduser().resolve()
+    search = Search(base, read_space(Path(space).expanduser()), trials, monitor, storage, folder)
+    start = search.begin()
+    for _ in run_all([search.work] * (workers or available_cores()), workers):
+        pass
+    fresh = [seed for seed in range(1, seeds + 2) if seed != start["seed_everything"]]
+    compare(search, fresh[:seeds], workers)
+
+
+def compare(search: Search, seeds: list[int], workers: int | None) -> None:
+    """Write what the search has found, and compare the best with the start over fresh seeds."""
+    study, folder = search.study(), search.folder
+    known = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
+    trials = {number_of(trial, study): trial for trial in known}  # of one that was killed, what resumed it
+    rows = []
+    for number, trial in sorted(trials.items()):
+        about = {"trial": number, "state": trial.state.name.lower(), search.monitor: trial.value}
+        about |= {"epochs": len(trial.intermediate_values), "outcome": trial.user_attrs.get("outcome")}
+        rows.append(about | dict(word[2:].split("=", 1) for word in options(trial.params)))
+    write_table(folder / "trials.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
+    if any(row["state"] == "running" for row in rows):
+        print("trials of other processes still run; the last process to end compares")
+        return
+    done = [row for row in rows if row["state"] == "complete"]
+    if not done:
+        fail(f"no trial has ended; {folder / 'trials.csv'} says why", status=1)
+    figures.save(figure(done, search.monitor, study), folder / "search.png")
+    name, words = f"trial_{number_of(study.best_trial, study)}", options(study.best_trial.params)
+    files = {"start": folder / "start.yaml", name: folder / "best.yaml"}
+    for path, point in zip(files.values(), ([], words), strict=True):
+        with write_whole(path) as part:
+            part.write_text(search.config(point))
+    outcome = f"`{name}` is the start with `{' '.join(words)}`: `fit --config best.yaml`."
+    if search.parsed(words) == search.parsed([]):
+        outcome = "No trial is better than the start."
+        del files[name]
+    found = fit_all(folder / "fresh", {name: [path] for name, path in files.items()}, seeds, workers)
+    head = [f"# The best of {len(rows)} trials, and the start, over {len(seeds)} fresh seeds", ""]
+    head += [outcome, "", "![Each trial with the best so far, and the importance of each option](search.png)", ""]
+    write(folder, found, head)
+
+
+def figure(rows: list[dict[str, Any]], monitor: str, study: "Study") -> "Figure":
+    """The value of each trial with the best so far, and how much each option matters."""
+    from optuna.importance import get_param_importances
+
+    made, (left, right) = figures.new_figure(9, 3.6, columns=2)
+    numbers, values = [row["trial"] for row in rows], [row[monitor] for row in rows]
+    best = min if study.direction.name == "MINIMIZE" else max
+    left.plot(numbers, values, "o", color=figures.TRAIN, markersize=4, label="a trial that was not pruned")
+    bests = [best(values[: place + 1]) for place in range(len(values))]
+    left.step(numbers, bests, where="post", color=figures.VAL, label="the best so far")
+    left.set_yscale("log" if monitor.endswith("loss") else "linear")
+    left.set_ylabel(monitor)
+    left.legend(frameon=False)
+    figures.plain_axes(left, "trial")
+    with contextlib.suppress(ValueError, RuntimeError, UserWarning):  # of too few trials, or of equal ones
+        shares = get_param_importances(study)
+        right.barh(list(shares)[::-1], list(shares.values())[::-1], color=figures.TRAIN)
+    figures.plain_axes(right, "importance")
+    return made

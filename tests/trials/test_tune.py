@@ -1,0 +1,229 @@
+"""tune: trials that are ordinary fits, resumed where they were killed, and the best beside the start."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Cli
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from lit_mnist.runs.folder import find_config
+from lit_mnist.trials.search import Search
+from lit_mnist.trials.space import ends, options, point_of, read_space
+
+START = {"trainer": {"max_epochs": 3}, "data": {"dataset": "digits", "batch_size": 64}}
+SPACE = {
+    "model.optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "model.network.dropout": {"low": 0.0, "high": 0.4, "step": 0.1},
+    "model.network.hidden_sizes": [[16], [32, 16]],
+    "data.batch_size": {"low": 32, "high": 64},
+}
+
+
+class Kill(Callback):
+    """Kills its own process after two epochs of a fit, once."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 2 and Path("kill").exists():
+            Path("kill").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Broken(nn.Module):
+    """A network that fails."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("this network is broken")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """The start and the space of a small search."""
+    (tmp_path / "start.yaml").write_text(yaml.safe_dump(START))
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return ["start.yaml", "--space", "space.yaml", "--seeds", "2"]
+
+
+def table(folder: str) -> list[dict[str, str]]:
+    with Path(folder, "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: str, number: int) -> list[torch.Tensor]:
+    path = Path(folder, f"trials/{number}/lightning_logs/version_0/checkpoints/last.ckpt")
+    return list(torch.load(path, weights_only=True)["state_dict"].values())
+
+
+def test_a_search_that_was_killed_in_a_trial_equals_an_uninterrupted_one(cli: Cli, files: list[str]) -> None:
+    Path("start.yaml").write_text(yaml.safe_dump(START | {"trainer": {"max_epochs": 3, "callbacks": "test_tune.Kill"}}))
+    cli("tune", *files, "--trials", 5, "--workers", 1, "--output", "whole").worked()
+    Path("kill").touch()
+    cli("tune", *files, "--trials", 5, "--workers", 2).refused("a worker was killed", status=1)
+    assert not Path("kill").exists()
+    cli("tune", *files, "--trials", 5, "--workers", 1).worked()
+    assert table("tuning") == table("whole")
+    for number in range(5):
+        pairs = zip(weights("tuning", number), weights("whole", number), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), number
+    assert Path("tuning/README.md").read_text() == Path("whole/README.md").read_text()
+
+
+def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: list[str]) -> None:
+    done = cli("tune", *files, "--trials", 3, "--workers", 1).worked()
+    rows = table("tuning")
+    assert [line.split()[:2] for line in done.out.splitlines()[:3]] == [["trial", str(i)] for i in range(3)]
+    assert rows[0]["model.optimizer.lr"] == "0.001", "the first is the start"
+    assert {row["state"] for row in rows} == {"complete"}
+    assert all(row["model.network.hidden_sizes"] in ("[16]", "[32, 16]") for row in rows[1:])
+    best = min(rows, key=lambda row: float(row["val/loss"]))
+    text = Path("tuning/README.md").read_text()
+    assert f"trial_{best['trial']}" in text
+    assert "| `start` | 2 |" in text
+    assert "| metric | config | difference | better in | it is |" in text
+    assert text.count(" of 2 |") == 5, "metrics of test and validation"
+    assert Path("tuning/search.png").stat().st_size > 10_000
+    cli("fit", "--config", "tuning/best.yaml", "--trainer.fast_dev_run", 1).worked()
+    config = yaml.safe_load(Path("tuning/best.yaml").read_text())
+    assert "default_root_dir" not in str(config)
+    assert not list(Path("tuning/trials").rglob("test.json")), "the test set stays closed"
+    cli("report", "tuning/trials").worked()
+    cli("tune", *files, "--trials", 4, "--workers", 1).worked()
+    assert table("tuning")[:3] == rows
+    assert len(table("tuning")) == 4
+    cli("tune", *files, "--monitor", "val/accuracy").refused("is of another space, config or monitor")
+    Path("space.yaml").write_text(yaml.safe_dump({"data.batch_size": [32]}))
+    cli("tune", *files).refused("--output", "is of another space, config or monitor")
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "state", "outcome"),
+    [
+        ("model.optimizer.lr", [0.001, 1e30], "pruned", "diverged"),
+        ("model.network.dropout", [0.0, 1.5], "fail", "--model.network.dropout: 1.5 is not in [0, 1)"),
+        ("model.network", ["MLP", "test_tune.Broken"], "fail", "this network is broken"),
+    ],
+)
+def test_a_trial_that_diverges_or_fails_is_told_and_does_not_stop_the_others(
+    option: str, values: list[object], state: str, outcome: str, cli: Cli, files: list[str]
+) -> None:
+    Path("space.yaml").write_text(yaml.safe_dump({option: values}))
+    cli("tune", *files, "--trials", 2, "--workers", 1).worked()
+    rows = table("tuning")
+    assert [row["state"] for row in rows] == ["complete", state]
+    assert outcome in rows[1]["outcome"]
+    assert "No trial is better than the start" in Path("tuning/README.md").read_text()
+
+
+def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[str]) -> None:
+    Path("space.yaml").write_text(yaml.safe_dump({"model.optimizer.lr": [0.001, 1e-7]}))
+    cli("tune", *files, "--trials", 8, "--workers", 1).worked()
+    pruned = [row for row in table("tuning") if row["state"] == "pruned"]
+    assert pruned
+    assert {(row["model.optimizer.lr"], row["epochs"]) for row in pruned} == {("1e-07", "2")}
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"model.network.dropuot": [0.1]}, ["--model.network.dropuot", "did you mean --model.network.dropout?"]),
+        ({"data.batch_size": {"low": 1, "high": "many"}}, ["--space: data.batch_size"]),
+        ({"data.batch_size": {"low": 9, "high": 3}}, ["--space: data.batch_size", "low"]),
+        ({"data.batch_size": {"low": 1.5, "high": 8.0}}, ["--data.batch_size", "1.5"]),
+        ({"model.optimizer.lr": {"low": 0, "high": 1.0, "log": True}}, ["--space: model.optimizer.lr"]),
+        ({"model.optimizer.lr": {"low": 0.1}}, ["--space: model.optimizer.lr", "neither a list"]),
+        ({"trainer.max_epochs": [3, "x"]}, ["--trainer.max_epochs", "x"]),
+        ([], ["--space: space.yaml names no option"]),
+    ],
+)
+def test_a_bad_space_is_refused_before_the_first_trial(
+    space: object, words: list[str], cli: Cli, files: list[str]
+) -> None:
+    Path("space.yaml").write_text(yaml.safe_dump(space))
+    cli("tune", *files).refused(*words)
+    assert not Path("tuning").exists()
+
+
+def test_numbers_of_a_space_are_those_of_a_config(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "a: {low: 1e-4, high: 1e-2, log: true}\nb: {low: 1, high: 3}\nc: [x, [1, 2]]\n"
+    )
+    space = read_space(tmp_path / "space.yaml")
+    assert [ends(space[name]) for name in "abc"] == [[1e-4, 1e-2], [1, 3], ['"x"', "[1, 2]"]]
+    point = {"a": 0.00123456789, "b": 2, "c": '"x"'}
+    assert options(point) == ["--a=0.00123457", "--b=2", "--c=x"]
+    assert point_of(space, {"a": 0.01, "b": 4, "c": [1, 2]}) == {"a": 0.01, "c": "[1, 2]"}
+
+
+def test_the_spaces_of_the_page_are_taken_by_mlp_dropout(cli: Cli, tmp_path: Path) -> None:
+    page = (ROOT / "docs/tuning.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    for text in (page, (ROOT / "docs/tuning/space.yaml").read_text()):
+        (tmp_path / "space.yaml").write_text(text)
+        search = Search(
+            ["--config", find_config("mlp_dropout")], read_space(Path("space.yaml")), 1, "val/loss", None, tmp_path
+        )
+        assert search.begin()["seed_everything"] == 0
+        (tmp_path / "study.log").unlink()
+
+
+def test_bad_options_are_refused(cli: Cli, files: list[str]) -> None:
+    cli("tune", *files, "--trials", 0).refused("--trials: 0 is not at least 1")
+    cli("tune", *files, "--monitor", "test/loss").refused("--monitor: test/loss is no metric of the validation")
+    cli("tune", "start.yaml", "--space", "none.yaml").refused("--space: none.yaml: there is no such file")
+    cli("tune", *files, "--storage", "nonsense").refused("--storage nonsense")
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL on loopback."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs or os.geteuid() != 0:
+        pytest.skip("needs PostgreSQL, and root to start it")
+    folder = Path(tempfile.mkdtemp())
+    shutil.chown(folder, "postgres", "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def run(program: str, *words: str) -> None:
+        command = ["runuser", "-u", "postgres", "--", str(programs[-1] / program), "-D", str(folder / "data"), *words]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    run("initdb", "--auth=trust")
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start")
+    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def test_workers_on_a_database_make_as_many_trials_as_were_asked_for(
+    cli: Cli, files: list[str], postgresql: str
+) -> None:
+    cli("tune", *files, "--trials", 4, "--workers", 2, "--storage", postgresql).worked()
+    assert [row["trial"] for row in table("tuning")] == ["0", "1", "2", "3"]
+    Path("other_host").mkdir()
+    other = ("--trials", 5, "--workers", 1, "--storage", postgresql, "--output", "other_host/tuning")
+    cli("tune", *files, *other).worked()
+    assert len(table("other_host/tuning")) == 5
+    assert [path.name for path in Path("other_host/tuning/trials").glob("[0-9]")] == ["4"], "the rest was there"
