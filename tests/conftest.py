@@ -144,6 +144,15 @@ Cli = Callable[..., Result]
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, as in a worker of reproduce and tune."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run the command line in this process and in an empty folder; much faster than a process of its own."""
     monkeypatch.chdir(tmp_path)

@@ -25,9 +25,11 @@ def configs(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: list[Path], tmp_path: Path) -> None:
+def test_every_config_is_fitted_and_tested_with_every_seed(
+    cli: Cli, configs: list[Path], tmp_path: Path, one_thread: None
+) -> None:
     layer = ROOT / "configs/keras_loss.yaml"
-    cli("reproduce", *configs, "--seeds", 3, "--layer", layer, "--output", "out", "--workers", 1).worked()
+    cli("reproduce", *configs, "--seeds", 3, "--layer", layer, "--output", "out", "--workers", 2).worked()
     with Path("out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["config"], row["seed"], row["epoch"]) for row in rows[:4]] == [
@@ -47,7 +49,8 @@ def test_every_config_is_fitted_and_tested_with_every_seed(cli: Cli, configs: li
     paths = [tmp_path, Path("out/runs/first/seed_2")]
     states = [torch.load(path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True) for path in paths]
     weights, others = (state["state_dict"].values() for state in states)
-    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True)), "the same code as fit"
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True)), "the same as fit in one thread"
+    assert "| test/loss | `second` |" in text
 
 
 def test_a_call_that_was_stopped_continues(cli: Cli, configs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +72,20 @@ def test_a_call_that_was_stopped_continues(cli: Cli, configs: list[Path], monkey
     cli("reproduce", configs[0], "--seeds", 2, "--workers", 1).worked()
     assert [args[0] for args in done[10:]] == ["fit", "test"]
     assert "--ckpt_path" in done[10]
+
+
+def test_fits_of_different_length_are_compared_by_their_last_epochs(cli: Cli) -> None:
+    Path("a.0.yaml").write_text(yaml.safe_dump(SHORT))
+    Path("a.1.yaml").write_text(yaml.safe_dump(SHORT | {"trainer": {"max_epochs": 3}}))
+    cli("reproduce", "a.0.yaml", "a.1.yaml", "--seeds", 2, "--workers", 1, "--output", "out").worked()
+    rows = module.read_run(Path("out/runs/a.1/seed_1/lightning_logs/version_0"))
+    assert len(rows) == 3
+    text = Path("out/README.md").read_text()
+    assert "| `a.0` | 2 |" in text
+    assert "| test/loss | `a.1` |" in text
+    curves = module.curves_of([{"config": "a", "seed": seed, "x": seed} for seed in (0, 0, 1)], "a", "x")
+    assert np.array_equal(curves, [[0, 0], [1, np.nan]], equal_nan=True)
+    assert [module.last_of(curve) for curve in curves] == [0, 1]
 
 
 def test_bad_input_gets_one_line(cli: Cli) -> None:

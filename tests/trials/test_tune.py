@@ -21,12 +21,13 @@ from torch import nn
 from lit_mnist.runs.folder import find_config
 from lit_mnist.trials.search import Search
 from lit_mnist.trials.space import ends, options, point_of, read_space
+from lit_mnist.trials.workers import run_all
 
 START = {"trainer": {"max_epochs": 3}, "data": {"dataset": "digits", "batch_size": 64}}
 SPACE = {
     "model.optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
     "model.network.dropout": {"low": 0.0, "high": 0.4, "step": 0.1},
-    "model.network.hidden_sizes": [[16], [32, 16]],
+    "model.network.hidden_sizes": [[16], [256, 128]],
     "data.batch_size": {"low": 32, "high": 64},
 }
 
@@ -41,26 +42,22 @@ class Kill(Callback):
 
 
 class Broken(nn.Module):
-    """A network that fails."""
+    """A network that fails, as long as it is broken."""
+
+    broken = True
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
+        self.layer = nn.Linear(784, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("this network is broken")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+        if Broken.broken:
+            raise RuntimeError("this network is broken")
+        return self.layer(images.flatten(1))
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
+def files(tmp_path: Path, one_thread: None) -> list[str]:
     """The start and the space of a small search."""
     (tmp_path / "start.yaml").write_text(yaml.safe_dump(START))
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
@@ -79,25 +76,27 @@ def weights(folder: str, number: int) -> list[torch.Tensor]:
 
 def test_a_search_that_was_killed_in_a_trial_equals_an_uninterrupted_one(cli: Cli, files: list[str]) -> None:
     Path("start.yaml").write_text(yaml.safe_dump(START | {"trainer": {"max_epochs": 3, "callbacks": "test_tune.Kill"}}))
-    cli("tune", *files, "--trials", 5, "--workers", 1, "--output", "whole").worked()
+    cli("tune", *files, "--trials", 3, "--workers", 1, "--output", "whole").worked()
     Path("kill").touch()
-    cli("tune", *files, "--trials", 5, "--workers", 2).refused("a worker was killed", status=1)
+    cli("tune", *files, "--trials", 3, "--workers", 2).refused("a worker was killed", status=1)
     assert not Path("kill").exists()
-    cli("tune", *files, "--trials", 5, "--workers", 1).worked()
+    cli("tune", *files, "--trials", 3, "--workers", 1).worked()
     assert table("tuning") == table("whole")
-    for number in range(5):
+    for number in range(3):
         pairs = zip(weights("tuning", number), weights("whole", number), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs), number
     assert Path("tuning/README.md").read_text() == Path("whole/README.md").read_text()
 
 
 def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: list[str]) -> None:
+    slow = {"model": {"optimizer": {"class_path": "KerasRMSprop", "init_args": {"lr": 1e-4}}}}  # others are better
+    Path("start.yaml").write_text(yaml.safe_dump(START | slow))
     done = cli("tune", *files, "--trials", 3, "--workers", 1).worked()
     rows = table("tuning")
     assert [line.split()[:2] for line in done.out.splitlines()[:3]] == [["trial", str(i)] for i in range(3)]
-    assert rows[0]["model.optimizer.lr"] == "0.001", "the first is the start"
+    assert rows[0]["model.optimizer.lr"] == "0.0001", "the first is the start"
     assert {row["state"] for row in rows} == {"complete"}
-    assert all(row["model.network.hidden_sizes"] in ("[16]", "[32, 16]") for row in rows[1:])
+    assert all(row["model.network.hidden_sizes"] in ("[16]", "[256, 128]") for row in rows[1:])
     best = min(rows, key=lambda row: float(row["val/loss"]))
     text = Path("tuning/README.md").read_text()
     assert f"trial_{best['trial']}" in text
@@ -113,9 +112,9 @@ def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: l
     cli("tune", *files, "--trials", 4, "--workers", 1).worked()
     assert table("tuning")[:3] == rows
     assert len(table("tuning")) == 4
-    cli("tune", *files, "--monitor", "val/accuracy").refused("is of another space, config or monitor")
+    cli("tune", *files, "--monitor", "val/accuracy").refused("holds a search of another space, config or monitor")
     Path("space.yaml").write_text(yaml.safe_dump({"data.batch_size": [32]}))
-    cli("tune", *files).refused("--output", "is of another space, config or monitor")
+    cli("tune", *files).refused("--output", "holds a search of another space, config or monitor")
 
 
 @pytest.mark.parametrize(
@@ -137,9 +136,18 @@ def test_a_trial_that_diverges_or_fails_is_told_and_does_not_stop_the_others(
     assert "No trial is better than the start" in Path("tuning/README.md").read_text()
 
 
+def test_a_start_that_does_not_lie_in_the_space_is_told(cli: Cli, files: list[str]) -> None:
+    Path("space.yaml").write_text("model.optimizer.lr: {low: 0.002, high: 0.003}")
+    told = cli("tune", *files, "--trials", 1, "--workers", 1).err
+    assert told == (
+        "lit-mnist: warning: --space: model.optimizer.lr of the start, 0.001, is not in the space;"
+        " the first trial draws another\n"
+    )
+
+
 def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[str]) -> None:
     Path("space.yaml").write_text(yaml.safe_dump({"model.optimizer.lr": [0.001, 1e-7]}))
-    cli("tune", *files, "--trials", 8, "--workers", 1).worked()
+    cli("tune", *files, "--trials", 7, "--workers", 1).worked()
     pruned = [row for row in table("tuning") if row["state"] == "pruned"]
     assert pruned
     assert {(row["model.optimizer.lr"], row["epochs"]) for row in pruned} == {("1e-07", "2")}
@@ -154,6 +162,8 @@ def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[s
         ({"data.batch_size": {"low": 1.5, "high": 8.0}}, ["--data.batch_size", "1.5"]),
         ({"model.optimizer.lr": {"low": 0, "high": 1.0, "log": True}}, ["--space: model.optimizer.lr"]),
         ({"model.optimizer.lr": {"low": 0.1}}, ["--space: model.optimizer.lr", "neither a list"]),
+        ({"data.batch_size": {"low": 1, "high": 3, "step": 0.5}}, ["--data.batch_size", "1.0"]),
+        ({"seed_everything": [0, 1]}, ["--space: seed_everything"]),
         ({"trainer.max_epochs": [3, "x"]}, ["--trainer.max_epochs", "x"]),
         ([], ["--space: space.yaml names no option"]),
     ],
@@ -190,9 +200,23 @@ def test_the_spaces_of_the_page_are_taken_by_mlp_dropout(cli: Cli, tmp_path: Pat
 
 def test_bad_options_are_refused(cli: Cli, files: list[str]) -> None:
     cli("tune", *files, "--trials", 0).refused("--trials: 0 is not at least 1")
-    cli("tune", *files, "--monitor", "test/loss").refused("--monitor: test/loss is no metric of the validation")
+    cli("tune", *files, "--monitor", "test/loss").refused("--monitor: test/loss is not a validation metric")
     cli("tune", "start.yaml", "--space", "none.yaml").refused("--space: none.yaml: there is no such file")
-    cli("tune", *files, "--storage", "nonsense").refused("--storage nonsense")
+    cli("tune", *files, "--storage", "nonsense").refused("--storage: ")
+    monitored = cli("tune", *files, "--workers", 1, "--monitor", "val/acuracy")
+    monitored.refused("val/acuracy, which is not measured; did you mean val/accuracy?")
+
+
+def test_a_start_that_fails_ends_the_search_which_the_same_command_resumes(cli: Cli, files: list[str]) -> None:
+    Path("start.yaml").write_text(yaml.safe_dump(START | {"model": {"network": "test_tune.Broken"}}))
+    Path("space.yaml").write_text("data.batch_size: [32, 64]")
+    cli("tune", *files, "--trials", 2, "--workers", 1).refused("this network is broken")
+    Broken.broken = False
+    try:
+        cli("tune", *files, "--trials", 2, "--workers", 1).worked()
+    finally:
+        Broken.broken = True
+    assert [row["state"] for row in table("tuning")] == ["complete"] * 2
 
 
 @pytest.fixture
@@ -220,10 +244,18 @@ def postgresql() -> Iterator[str]:
 def test_workers_on_a_database_make_as_many_trials_as_were_asked_for(
     cli: Cli, files: list[str], postgresql: str
 ) -> None:
-    cli("tune", *files, "--trials", 4, "--workers", 2, "--storage", postgresql).worked()
-    assert [row["trial"] for row in table("tuning")] == ["0", "1", "2", "3"]
-    Path("other_host").mkdir()
-    other = ("--trials", 5, "--workers", 1, "--storage", postgresql, "--output", "other_host/tuning")
-    cli("tune", *files, *other).worked()
-    assert len(table("other_host/tuning")) == 5
-    assert [path.name for path in Path("other_host/tuning/trials").glob("[0-9]")] == ["4"], "the rest was there"
+    def search(trials: int, folder: str) -> Search:
+        space = read_space(Path("space.yaml"))
+        return Search(["--config", "start.yaml"], space, trials, "val/loss", postgresql, Path(folder).resolve())
+
+    first = search(4, "tuning")
+    first.begin()
+    assert len(list(run_all([first.work, first.work], 2))) == 2
+    other = search(5, "other_host/tuning")
+    other.begin()
+    other.work()
+    trials = other.study().get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
+    assert len({str(trial.params) for trial in trials}) == 5
+    folders = [{path.name for path in Path(name, "trials").glob("[0-9]")} for name in ("tuning", "other_host/tuning")]
+    assert folders == [{"0", "1", "2", "3"}, {"4"}]

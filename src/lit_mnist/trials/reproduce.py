@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.cli import run_command
@@ -48,10 +49,11 @@ def reproduce(
         configs: YAML files of fits, or names of shipped configs, such as mlp.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
         layer: A config on top of each, such as keras_loss.
-        workers: Number of fits at once, each in one thread; by default one for each core.
+        workers: Number of fits at once, by default one for each core. Of several, each has one thread.
         output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
     """
-    files = {Path(config).stem: Path(find_config(config)).expanduser() for config in configs}
+    paths = [Path(find_config(config)).expanduser() for config in configs]
+    files = {path.stem: path for path in paths}
     if len(files) < len(set(configs)):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
     if seeds < 2:
@@ -94,6 +96,15 @@ def job_of(root: Path, configs: list[Path], seed: int) -> Callable[[], Path]:
 
 def fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
     """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root.with_suffix(".lock"), timeout=0):
+            return _fit_and_test(root, configs, seed, asked)
+    except Timeout:
+        fail(f"{root}: another process fits in this folder")
+
+
+def _fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
     run = root / LOGS / "version_0"
     last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
@@ -144,12 +155,19 @@ def write_table(path: Path, names: list[str], rows: Sequence[Row]) -> None:
 
 
 def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """A metric of a config: (seeds, epochs) float64, NaN where it was not measured."""
+    """A metric of a config: (seeds, epochs) float64, NaN where it was not measured, or a fit had ended earlier."""
     seeds: dict[int, list[float]] = {}
     for row in rows:
         if row["config"] == config:
             seeds.setdefault(row["seed"], []).append(float(row.get(metric, "nan")))
-    return np.array([seeds[seed] for seed in sorted(seeds)])
+    longest = max(map(len, seeds.values()))
+    return np.array([seeds[seed] + [np.nan] * (longest - len(seeds[seed])) for seed in sorted(seeds)])
+
+
+def last_of(curve: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+    """The last value that was measured, NaN where there is none."""
+    measured = curve[~np.isnan(curve)]
+    return float(measured[-1]) if len(measured) else np.nan
 
 
 def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
@@ -157,7 +175,8 @@ def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
     configs = list(dict.fromkeys(row["config"] for row in rows))
     metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
     metrics.sort(key=lambda name: not name.startswith("test/"))
-    last = {(config, name): curves_of(rows, config, name)[:, -1] for config in configs for name in metrics}
+    pairs = itertools.product(configs, metrics)
+    last = {pair: np.array([last_of(curve) for curve in curves_of(rows, *pair)]) for pair in pairs}
     means, gaps = [["config", "n", *metrics]], [["metric", "config", "difference", "better in", "it is"]]
     for config in configs:
         samples = [last[config, name] for name in metrics]
@@ -187,7 +206,7 @@ def bands(rows: list[Row]) -> "Figure":
         column[0].set_title(config, fontsize="medium")
         for axes, metric in zip(column, figures.METRICS, strict=True):
             for stage, color in (("train", figures.TRAIN), ("val", figures.VAL)):
-                curves = curves_of(rows, config, f"{stage}/{metric}")  # (seeds, epochs)
+                curves = np.ma.masked_invalid(curves_of(rows, config, f"{stage}/{metric}"))  # (seeds, epochs)
                 epochs, mean, sd = range(1, curves.shape[1] + 1), curves.mean(0), curves.std(0, ddof=1)
                 axes.plot(epochs, mean, color=color, label=stage)
                 axes.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.3, linewidth=0)

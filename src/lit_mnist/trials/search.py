@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import math
 import shutil
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lit_mnist.cli import run_command
-from lit_mnist.errors import fail, flat
+from lit_mnist.errors import fail, flat, nearest, print_error
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.reproduce import QUIET
@@ -22,8 +24,6 @@ from lit_mnist.trials.space import Space, ends, options, point_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-
-HOST = socket.gethostname()
 
 
 @dataclass
@@ -37,6 +37,11 @@ class Search:
     storage: str | None
     folder: Path
     warm_up: int = 1  # epochs of a trial before it can be pruned
+
+    @property
+    def where(self) -> str:
+        """Which locks a process can see."""
+        return f"{socket.gethostname()}:{self.folder}"
 
     def study(self) -> "Study":
         """The study in its storage."""
@@ -55,23 +60,31 @@ class Search:
                 load_if_exists=True,
             )
         except Exception as error:  # of many kinds, by the database
-            fail(f"--storage {self.storage}: {str(error).splitlines()[0]}")
+            where = "--storage" if self.storage else self.folder / "study.log"
+            fail(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
     def begin(self) -> dict[str, Any]:
-        """Refuse a space that a fit does not take, or that is not that of the study; the options of the start."""
+        """Check the space, create the study or verify that it is of this search; returns the options of the start."""
         start = self.parsed([])
+        if "seed_everything" in self.space:
+            fail("--space: seed_everything: the comparison needs seeds that no trial has seen")
         for name, distribution in self.space.items():
             for value in ends(distribution):
                 self.config(options({name: value}))
-        self.warm_up = max(1, start["trainer.max_epochs"] // 4)
+        self.warm_up = max(1, (start["trainer.max_epochs"] or 0) // 4)
         asked = [self.config([]), {name: str(distribution) for name, distribution in self.space.items()}, self.monitor]
         study = self.study()
         with FileLock(self.folder / "study.lock"):
             if not study.trials:
                 study.set_user_attr("asked", asked)
-                study.enqueue_trial(point_of(self.space, start))
+                study.enqueue_trial(point := point_of(self.space, start))
+                for name in self.space.keys() - point.keys():
+                    why = f"of the start, {start.get(name)}, is not in the space; the first trial draws another"
+                    print_error(f"--space: {name} {why}", "warning")
             elif study.user_attrs.get("asked") != asked:
-                fail(f"--output: {self.folder} is of another space, config or monitor; choose another folder")
+                fail(
+                    f"--output: {self.folder} holds a search of another space, config or monitor; choose another folder"
+                )
         return start
 
     def config(self, words: list[str], wanted: str = "--print_config=skip_default") -> str:
@@ -106,19 +119,21 @@ class Search:
                 # Seeded by the number, since a sampler that is seeded once would repeat itself in the next process.
                 study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)
                 trial = study.ask(self.space)
-                trial.set_user_attr("host", HOST)
+                trial.set_user_attr("where", self.where)
                 lock = FileLock(self.folder / "trials" / f"{trial.number}.lock")
                 lock.acquire()
-            if number_of(trial, study) < self.trials:
-                self.run(study, trial)
-            else:  # another host was first
-                trial.set_user_attr("surplus", True)
-                study.tell(trial, state=TrialState.FAIL)
-            lock.release()
+            try:
+                if number_of(trial, study) < self.trials:
+                    self.run(study, trial)
+                else:  # another host was first
+                    trial.set_user_attr("surplus", True)
+                    study.tell(trial, state=TrialState.FAIL)
+            finally:
+                lock.release()
 
     def revive(self, study: "Study", trial: Any) -> None:
-        """Plan a trial anew whose process was killed: a process holds the lock of its trial as long as it lives."""
-        if trial.user_attrs.get("host", HOST) == HOST:  # the locks of another may not be seen here
+        """Queue again a trial whose process was killed: a process holds the lock of its trial as long as it lives."""
+        if not self.storage or trial.user_attrs.get("where") == self.where:  # the locks of another host are not here
             with contextlib.suppress(Timeout), FileLock(self.folder / "trials" / f"{trial.number}.lock", timeout=0):
                 study.tell(trial.number, state=type(trial.state).FAIL)
                 study.enqueue_trial(trial.params, user_attrs={"resumes": number_of(trial, study)})
@@ -129,32 +144,42 @@ class Search:
 
         number, words, began = number_of(trial, study), options(trial.params), time.perf_counter()
         root = self.folder / "trials" / str(number)
-        run = root / LOGS / "version_0"
+        run, known = root / LOGS / "version_0", root / "options.txt"
         last = run / "checkpoints" / "last.ckpt"
-        if not last.is_file():
+        if not (last.is_file() and known.is_file() and known.read_text() == " ".join(words)):  # nothing to resume
             shutil.rmtree(root, ignore_errors=True)
+            root.mkdir(parents=True)
+            known.write_text(" ".join(words))
         report = Report(trial, self.monitor, run)
         args = ["--ckpt_path", str(last)] if last.is_file() else [*self.base, *words]
         state, value, errors = TrialState.FAIL, None, io.StringIO()
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
                 run_command(["fit", *args, *QUIET, f"--trainer.default_root_dir={root}"], study=[report])
-            value = read_metrics(run)[-1][self.monitor]
-            state, outcome = TrialState.COMPLETE, f"{self.monitor} {value:.4f}"
-            if report.pruned:
+            report.catch_up()
+            if report.value is None:
+                measured = read_metrics(run)[-1]
+                fail(f"--monitor: {self.monitor} is not measured{nearest(self.monitor, map(str, measured))}")
+            state, value, outcome = TrialState.COMPLETE, report.value, f"{self.monitor} {report.value:.4f}"
+            if report.pruned or not math.isfinite(report.value):
                 state, value, outcome = TrialState.PRUNED, None, f"{outcome}, pruned"
-        except DivergedError:  # the worst there is, from which the sampler learns
+        except DivergedError:
             state, outcome = TrialState.PRUNED, "diverged"
+        except OSError:  # a full disk fails for every trial; once it is mended, the same command resumes this one
+            raise
         except SystemExit as end:
-            if end.code not in (1, 2):  # Ctrl-C or SIGTERM; the same command resumes this trial
+            if number == 0 or end.code not in (1, 2):  # the start fails, or Ctrl-C
+                print(errors.getvalue(), end="", file=sys.stderr)
                 raise
             outcome = errors.getvalue().strip().rpartition("lit-mnist: error: ")[2]
         except Exception as error:  # of parts of any kind; the other trials go on
+            if number == 0:
+                raise
             outcome = f"{type(error).__name__}: {error}".partition("\n")[0]
         trial.set_user_attr("outcome", outcome)
         study.tell(trial, value, state=state)
         took = f"{report.epoch:>3} epochs {time.perf_counter() - began:6.1f} s"
-        print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words) or 'the start'}", flush=True)
+        print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words) if number else 'the start'}", flush=True)
 
 
 class Report(L.Callback):
@@ -163,15 +188,24 @@ class Report(L.Callback):
     def __init__(self, trial: "Trial", monitor: str, run: Path) -> None:
         self.trial, self.monitor, self.run = trial, monitor, run
         self.epoch, self.pruned = 0, False
+        self.value: float | None = None  # of the last epoch that has one
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called by Lightning before the first epoch; a resumed fit reports the epochs that it has."""
+        self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Called by Lightning after every epoch, when its row is written; a resumed fit reports all its epochs anew."""
+        """Called by Lightning after every epoch, when its row is written."""
+        self.catch_up()
+        if 0 < self.epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
+            self.pruned = trainer.should_stop = True
+
+    def catch_up(self) -> None:
+        """Report the epochs that were not reported yet."""
         for row in read_metrics(self.run):
             if row["epoch"] > self.epoch and self.monitor in row:
-                self.epoch = int(row["epoch"])
+                self.epoch, self.value = int(row["epoch"]), row[self.monitor]
                 self.trial.report(row[self.monitor], self.epoch - 1)  # Optuna counts from 0
-        if self.epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
-            self.pruned = trainer.should_stop = True
 
 
 def is_new(trial: Any) -> bool:
@@ -180,6 +214,6 @@ def is_new(trial: Any) -> bool:
 
 
 def number_of(trial: Any, study: "Study") -> int:
-    """The place of a trial among those that were asked for, which names its folder."""
+    """The number of a trial, which names its folder; one that resumes another has the number of that one."""
     earlier = study.get_trials(deepcopy=False)[: trial.number]
     return int(trial.user_attrs.get("resumes", sum(map(is_new, earlier))))

@@ -33,7 +33,7 @@ def distribution_of(name: str, values: Any) -> Any:
         return CategoricalDistribution([json.dumps(value) for value in values])
     if not isinstance(values, dict) or not {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
         fail(f"--space: {name}: {values} is neither a list of values nor {{low, high}}, with log or step")
-    whole = all(isinstance(values[key], int) for key in ("low", "high"))
+    whole = all(isinstance(value, int) for value in values.values())
     try:
         return IntDistribution(**values) if whole else FloatDistribution(**values)
     except (TypeError, ValueError) as error:

@@ -38,7 +38,7 @@ def tune(
         trials: Number of trials; the first is the start.
         seeds: Number of fresh seeds, at least 2, for the comparison.
         monitor: Metric of the validation after the last epoch; lower is better if it ends in loss or error.
-        workers: Number of trials at once, each in one thread; by default one for each core.
+        workers: Number of fits at once, by default one for each core. Of several, each has one thread.
         storage: Database URL for a search on several hosts; by default a file in the output folder.
         output: Folder for README.md, best.yaml, trials.csv, figures and the run folder of every trial.
     """
@@ -50,7 +50,7 @@ def tune(
         if value < least:
             fail(f"--{name}: {value} is not at least {least}")
     if not monitor.startswith("val/"):
-        fail(f"--monitor: {monitor} is no metric of the validation, such as val/loss")
+        fail(f"--monitor: {monitor} is not a validation metric, such as val/loss")
     base = [word for config in configs for word in ("--config", str(Path(find_config(config)).expanduser()))]
     folder = Path(output).expanduser().resolve()
     search = Search(base, read_space(Path(space).expanduser()), trials, monitor, storage, folder)
@@ -73,11 +73,11 @@ def compare(search: Search, seeds: list[int], workers: int | None) -> None:
         rows.append(about | dict(word[2:].split("=", 1) for word in options(trial.params)))
     write_table(folder / "trials.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
     if any(row["state"] == "running" for row in rows):
-        print("trials of other processes still run; the last process to end compares")
+        print("other processes still run trials; the last one to end makes the comparison")
         return
     done = [row for row in rows if row["state"] == "complete"]
     if not done:
-        fail(f"no trial has ended; {folder / 'trials.csv'} says why", status=1)
+        fail(f"no trial was completed; {folder / 'trials.csv'} says why", status=1)
     figures.save(figure(done, search.monitor, study), folder / "search.png")
     name, words = f"trial_{number_of(study.best_trial, study)}", options(study.best_trial.params)
     files = {"start": folder / "start.yaml", name: folder / "best.yaml"}
@@ -105,6 +105,8 @@ def figure(rows: list[dict[str, Any]], monitor: str, study: "Study") -> "Figure"
     bests = [best(values[: place + 1]) for place in range(len(values))]
     left.step(numbers, bests, where="post", color=figures.VAL, label="the best so far")
     left.set_yscale("log" if monitor.endswith("loss") else "linear")
+    for formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+        formatter("{x:.2g}")
     left.set_ylabel(monitor)
     left.legend(frameon=False)
     figures.plain_axes(left, "trial")
