@@ -21,9 +21,9 @@ def test_a_made_up_difference_is_found_where_the_spread_of_the_seeds_hides_it() 
     assert difference("test/calibration_error", before, after).verdict == "better"
 
 
-@pytest.mark.parametrize("gaps", [(0.01, -0.02, 0.015, -0.005, 0.001), (0.0, 0.0, 0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("gaps", [(0.01, -0.02, 0.015, -0.005, 0.001), (0.0,) * 5, (0.25,) * 5])
 def test_no_difference_is_said_to_be_none(gaps: tuple[float, ...]) -> None:
-    before = [0.1, 0.2, 0.3, 0.4, 0.5]
+    before = [1.0, 2.0, 3.0, 4.0, 5.0]
     found = difference("val/loss", before, [value + gap for value, gap in zip(before, gaps, strict=True)])
     assert found.verdict == "no difference that 5 seeds can tell"
 

@@ -90,6 +90,7 @@ def test_fits_of_different_length_are_compared_by_their_last_epochs(cli: Cli) ->
 
 def test_bad_input_gets_one_line(cli: Cli) -> None:
     cli("reproduce", ROOT / "configs/mlp.yaml", "--seeds", 1).refused("--seeds: 1 is not at least 2")
+    cli("reproduce", ROOT / "configs/mlp.yaml", "--workers", 0).refused("--workers: 0 is not at least 1")
     cli("reproduce", "missing.yaml").refused("missing.yaml: there is no such config")
     cli("reproduce").refused("configs")
 

@@ -204,7 +204,7 @@ def test_bad_options_are_refused(cli: Cli, files: list[str]) -> None:
     cli("tune", "start.yaml", "--space", "none.yaml").refused("--space: none.yaml: there is no such file")
     cli("tune", *files, "--storage", "nonsense").refused("--storage: ")
     monitored = cli("tune", *files, "--workers", 1, "--monitor", "val/acuracy")
-    monitored.refused("val/acuracy, which is not measured; did you mean val/accuracy?")
+    monitored.refused("--monitor: val/acuracy is not measured; did you mean val/accuracy?")
 
 
 def test_a_start_that_fails_ends_the_search_which_the_same_command_resumes(cli: Cli, files: list[str]) -> None:

@@ -22,8 +22,8 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The difference in words; an interval that holds 0 allows none."""
-        if not abs(self.mean) > self.half:
+        """The difference in words; an interval that holds 0 allows none, and one of no width means too few seeds."""
+        if not abs(self.mean) > self.half > 0:
             return f"no difference that {self.n} seeds can tell"
         return "better" if (self.mean < 0) == self.lower_is_better else "worse"
 

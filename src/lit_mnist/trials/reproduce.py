@@ -56,8 +56,9 @@ def reproduce(
     files = {path.stem: path for path in paths}
     if len(files) < len(set(configs)):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
-    if seeds < 2:
-        fail(f"--seeds: {seeds} is not at least 2")
+    for option, value, least in (("seeds", seeds, 2), ("workers", 1 if workers is None else workers, 1)):
+        if value < least:
+            fail(f"--{option}: {value} is not at least {least}")
     layers = [Path(find_config(layer)).expanduser()] if layer else []
     folder = Path(output).expanduser()
     rows = fit_all(folder / "runs", {name: [file, *layers] for name, file in files.items()}, range(seeds), workers)

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.cli import run_command
 from lit_mnist.errors import fail, flat, nearest, print_error
+from lit_mnist.runs.checks import metrics_by_name
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.reproduce import QUIET
@@ -66,8 +67,8 @@ class Search:
     def begin(self) -> dict[str, Any]:
         """Check the space, create the study or verify that it is of this search; returns the options of the start."""
         start = self.parsed([])
-        if "seed_everything" in self.space:
-            fail("--space: seed_everything: the comparison needs seeds that no trial has seen")
+        for name in self.space.keys() & {"seed_everything", "trainer.default_root_dir", "ckpt_path", "name"}:
+            fail(f"--space: {name}: the search itself chooses it")  # also seeds that no trial has seen
         for name, distribution in self.space.items():
             for value in ends(distribution):
                 self.config(options({name: value}))
@@ -82,9 +83,8 @@ class Search:
                     why = f"of the start, {start.get(name)}, is not in the space; the first trial draws another"
                     print_error(f"--space: {name} {why}", "warning")
             elif study.user_attrs.get("asked") != asked:
-                fail(
-                    f"--output: {self.folder} holds a search of another space, config or monitor; choose another folder"
-                )
+                why = "holds a search of another space, config or monitor; choose another, or delete it"
+                fail(f"--output: {self.folder} {why}")
         return start
 
     def config(self, words: list[str], wanted: str = "--print_config=skip_default") -> str:
@@ -179,19 +179,22 @@ class Search:
         trial.set_user_attr("outcome", outcome)
         study.tell(trial, value, state=state)
         took = f"{report.epoch:>3} epochs {time.perf_counter() - began:6.1f} s"
-        print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words) if number else 'the start'}", flush=True)
+        print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words)}", flush=True)
 
 
 class Report(L.Callback):
     """Tells the study what each epoch has measured, and ends a fit that is worse than the median of the others."""
 
     def __init__(self, trial: "Trial", monitor: str, run: Path) -> None:
-        self.trial, self.monitor, self.run = trial, monitor, run
+        self.trial, self.metric, self.run = trial, monitor, run
         self.epoch, self.pruned = 0, False
         self.value: float | None = None  # of the last epoch that has one
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Called by Lightning before the first epoch; a resumed fit reports the epochs that it has."""
+        known = metrics_by_name(pl_module)
+        if known and self.metric not in known:
+            fail(f"--monitor: {self.metric} is not measured{nearest(self.metric, known)}")
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -203,9 +206,9 @@ class Report(L.Callback):
     def catch_up(self) -> None:
         """Report the epochs that were not reported yet."""
         for row in read_metrics(self.run):
-            if row["epoch"] > self.epoch and self.monitor in row:
-                self.epoch, self.value = int(row["epoch"]), row[self.monitor]
-                self.trial.report(row[self.monitor], self.epoch - 1)  # Optuna counts from 0
+            if row["epoch"] > self.epoch and self.metric in row:
+                self.epoch, self.value = int(row["epoch"]), row[self.metric]
+                self.trial.report(row[self.metric], self.epoch - 1)  # Optuna counts from 0
 
 
 def is_new(trial: Any) -> bool:

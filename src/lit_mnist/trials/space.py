@@ -18,7 +18,7 @@ def read_space(path: Path) -> Space:
         fail(f"--space: {path}: there is no such file")
     try:
         space = get_loader("yaml")(path.read_text())  # as for configs, so that 1e-4 is a number
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         fail(f"--space: {path}: {error}")
     if not isinstance(space, dict) or not space:
         fail(f"--space: {path} names no option")

@@ -1,6 +1,7 @@
 """A search for better options, after which the best is measured over fresh seeds."""
 
 import contextlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def tune(
         import optuna  # noqa: F401
     except ModuleNotFoundError as error:
         fail(f"tune needs {error.name}; install it with: pip install optuna")
-    for name, value, least in (("seeds", seeds, 2), ("trials", trials, 1), ("workers", workers or 1, 1)):
+    least_of = {"seeds": (seeds, 2), "trials": (trials, 1), "workers": (1 if workers is None else workers, 1)}
+    for name, (value, least) in least_of.items():
         if value < least:
             fail(f"--{name}: {value} is not at least {least}")
     if not monitor.startswith("val/"):
@@ -110,7 +112,8 @@ def figure(rows: list[dict[str, Any]], monitor: str, study: "Study") -> "Figure"
     left.set_ylabel(monitor)
     left.legend(frameon=False)
     figures.plain_axes(left, "trial")
-    with contextlib.suppress(ValueError, RuntimeError, UserWarning):  # of too few trials, or of equal ones
+    with contextlib.suppress(ValueError, RuntimeError, UserWarning), warnings.catch_warnings():
+        warnings.simplefilter("error")  # of too few trials, or of equal ones
         shares = get_param_importances(study)
         right.barh(list(shares)[::-1], list(shares.values())[::-1], color=figures.TRAIN)
     figures.plain_axes(right, "importance")

@@ -32,7 +32,9 @@ def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterat
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit: Ctrl-C is for this process
         places = {pool.submit(job): place for place, job in enumerate(jobs)}
+        signal.signal(signal.SIGINT, before)
         try:
             for future in as_completed(places):
                 yield places[future], future.result()
@@ -54,7 +56,6 @@ def _begin() -> None:
     """Called once in each worker."""
     set_up()
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
     threading.Thread(target=_end_with_the_first, daemon=True).start()
 
 
