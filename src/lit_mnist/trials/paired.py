@@ -28,6 +28,11 @@ class Difference(NamedTuple):
         return "better" if (self.mean < 0) == self.lower_is_better else "worse"
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a lower value of a metric is the better one: by its name, of a loss or an error."""
+    return metric.endswith(("loss", "error"))
+
+
 def half_interval(sample: "Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
     """Half of the 95 % confidence interval of the mean of at least two numbers, by the t distribution."""
     return float(stats.t.ppf(0.975, len(sample) - 1) * np.std(sample, ddof=1) / len(sample) ** 0.5)
@@ -41,7 +46,7 @@ def difference(metric: str, before: Sequence[float], after: Sequence[float]) -> 
         before: The values of the first config, one a seed.
         after: The values of the other.
     """
-    lower = metric.endswith(("loss", "error"))
+    lower = lower_is_better(metric)
     gaps = [float(second - first) for first, second in zip(before, after, strict=True)]
     better = sum(gap < 0 if lower else gap > 0 for gap in gaps)
     return Difference(statistics.mean(gaps), half_interval(gaps), better, len(gaps), lower)

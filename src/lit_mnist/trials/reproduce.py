@@ -56,14 +56,19 @@ def reproduce(
     files = {path.stem: path for path in paths}
     if len(files) < len(set(configs)):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
-    for option, value, least in (("seeds", seeds, 2), ("workers", 1 if workers is None else workers, 1)):
-        if value < least:
-            fail(f"--{option}: {value} is not at least {least}")
+    check_least(seeds=(seeds, 2), workers=(workers, 1))
     layers = [Path(find_config(layer)).expanduser()] if layer else []
     folder = Path(output).expanduser()
     rows = fit_all(folder / "runs", {name: [file, *layers] for name, file in files.items()}, range(seeds), workers)
     command = f"reproduce {' '.join(configs)} --seeds {seeds}{f' --layer {layer}' if layer else ''}"
     write(folder, rows, ["# Results over seeds", "", f"```sh\npython -m lit_mnist {command}\n```", ""])
+
+
+def check_least(**options: tuple[int | None, int]) -> None:
+    """Refuse options that are less than what they must be at least."""
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            fail(f"--{name}: {value} is not at least {least}")
 
 
 def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], workers: int | None) -> list[Row]:

@@ -20,6 +20,7 @@ from lit_mnist.errors import fail, flat, nearest, print_error
 from lit_mnist.runs.checks import metrics_by_name
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import DivergedError
+from lit_mnist.trials.paired import lower_is_better
 from lit_mnist.trials.reproduce import QUIET
 from lit_mnist.trials.space import Space, ends, options, point_of
 
@@ -56,7 +57,7 @@ class Search:
             return optuna.create_study(
                 storage=self.storage or optuna.storages.JournalStorage(journal),
                 study_name=self.folder.name,
-                direction="minimize" if self.monitor.endswith(("loss", "error")) else "maximize",
+                direction="minimize" if lower_is_better(self.monitor) else "maximize",
                 pruner=optuna.pruners.MedianPruner(n_warmup_steps=self.warm_up),
                 load_if_exists=True,
             )

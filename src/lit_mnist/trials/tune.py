@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import find_config
-from lit_mnist.trials.reproduce import fit_all, write, write_table
+from lit_mnist.trials.reproduce import check_least, fit_all, write, write_table
 from lit_mnist.trials.search import Search, number_of
 from lit_mnist.trials.space import options, read_space
 from lit_mnist.trials.workers import available_cores, run_all
@@ -47,10 +47,7 @@ def tune(
         import optuna  # noqa: F401
     except ModuleNotFoundError as error:
         fail(f"tune needs {error.name}; install it with: pip install optuna")
-    least_of = {"seeds": (seeds, 2), "trials": (trials, 1), "workers": (1 if workers is None else workers, 1)}
-    for name, (value, least) in least_of.items():
-        if value < least:
-            fail(f"--{name}: {value} is not at least {least}")
+    check_least(seeds=(seeds, 2), trials=(trials, 1), workers=(workers, 1))
     if not monitor.startswith("val/"):
         fail(f"--monitor: {monitor} is not a validation metric, such as val/loss")
     base = [word for config in configs for word in ("--config", str(Path(find_config(config)).expanduser()))]
