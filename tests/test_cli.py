@@ -357,6 +357,7 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
         ("fit --data.dataset letters", ["--data.dataset", "fashion_mnist", "letters"]),
         ("fit --data.dataset digits --data.val_size 9999", ["--data.val_size: 9999 is not in 1..1437"]),
         ("fit --config missing.yaml", ["missing.yaml: there is no such config"]),
+        ("fit --config broken.yaml", ["broken.yaml: while parsing a flow node", "line 2, column 1"]),
         ("fit --ckpt_path missing.ckpt", ["missing.ckpt is no file"]),
         ("fit --ckpt_path last", ["no run in lightning_logs"]),
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
@@ -372,6 +373,7 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_leaves_nothing(line: str, words: list[str], cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("data: [1,\n")
     cli(*line.split()).refused(*words)
     assert not list(tmp_path.glob("lightning_logs/*"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from lit_mnist.checkpoint import PRETRAINED, CheckpointError
 from lit_mnist.errors import fail, flat, nearest, program
@@ -56,13 +57,25 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
 
 def find_config(name: str) -> str:
     """What --config takes: YAML in braces, the path of a file, or of the shipped one that is named, such as mlp."""
-    if name.startswith("{") or Path(name).expanduser().is_file():
+    path = Path(name).expanduser()
+    if name.startswith("{"):
+        return name
+    if path.is_file():
+        read_yaml(path)
         return name
     package = Path(__file__).parents[1]
     folders = [folder / "configs" for folder in (package, package.parents[1])]  # of a wheel, of a clone
     shipped = {str(path.relative_to(folder))[:-5]: path for folder in folders for path in folder.rglob("*.yaml")}
     found = shipped.get(name.removesuffix(".yaml"))
     return str(found) if found else fail(f"{name}: there is no such config{nearest(name, shipped)}")
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, read as configs are: 1e-4 is a number."""
+    try:
+        return get_loader("yaml")(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(f"{path}: {error}")
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import itertools
-import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from lit_mnist.atomic import write_whole
 from lit_mnist.cli import run_command
@@ -76,10 +74,12 @@ def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     places = [(name, seed) for seed in seeds for name in configs]
-    jobs = [job_of(folder / name / f"seed_{seed}", configs[name], seed) for name, seed in places]
+    asked = {name: config_of(words_of(files)) for name, files in configs.items()}
+    jobs = [job_of(folder / name / f"seed_{seed}", configs[name], seed, asked[name]) for name, seed in places]
     runs: dict[int, Path] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, redirect_stdout=False) as progress:
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"), Progress(*columns, redirect_stdout=False) as progress:  # one call after another
         task = progress.add_task("fits", total=len(jobs))
         for place, run in run_all(jobs, workers):
             runs[place] = run
@@ -88,13 +88,26 @@ def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], 
     return [{"config": name, "seed": seed, **row} for (name, seed), run in found for row in read_run(run)]
 
 
-def job_of(root: Path, configs: list[Path], seed: int) -> Callable[[], Path]:
-    """A fit and test below root, which must be of these configs where it has begun."""
+def words_of(configs: Sequence[Path]) -> list[str]:
+    """Configs, each on top of the one before, as options of a command line."""
+    return [word for config in configs for word in ("--config", str(config))]
+
+
+def config_of(words: list[str], wanted: str = "skip_default") -> str:
+    """The config of a fit with these options, as YAML; what is wrong with it ends in one line."""
+    text = io.StringIO()
     try:
-        asked = json.dumps([yaml.safe_load(config.read_text()) for config in configs], sort_keys=True)
-    except yaml.YAMLError as error:
-        fail(f"{' '.join(map(str, configs))}: {error}")
-    begun, known = (root / LOGS / "version_0" / "checkpoints" / "last.ckpt").is_file(), root / "configs.json"
+        with contextlib.redirect_stdout(text):
+            run_command(["fit", *words, f"--print_config={wanted}"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    return text.getvalue()
+
+
+def job_of(root: Path, configs: list[Path], seed: int, asked: str) -> Callable[[], Path]:
+    """A fit and test below root, which must be of this config where it has begun."""
+    begun, known = (root / LOGS / "version_0" / "checkpoints" / "last.ckpt").is_file(), root / "config.yaml"
     if begun and (not known.is_file() or known.read_text() != asked):
         fail(f"--output: {root} is not of {' '.join(map(str, configs))} as they are now; choose another folder")
     return partial(fit_and_test, root, configs, seed, asked)
@@ -102,15 +115,6 @@ def job_of(root: Path, configs: list[Path], seed: int) -> Callable[[], Path]:
 
 def fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
     """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root.with_suffix(".lock"), timeout=0):
-            return _fit_and_test(root, configs, seed, asked)
-    except Timeout:
-        fail(f"{root}: another process fits in this folder")
-
-
-def _fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
     run = root / LOGS / "version_0"
     last = run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
@@ -120,8 +124,8 @@ def _fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Pat
     if not last.is_file():
         shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to resume
         root.mkdir(parents=True)
-        (root / "configs.json").write_text(asked)
-        fit = [word for config in configs for word in ("--config", str(config))] + ["--seed_everything", str(seed)]
+        (root / "config.yaml").write_text(asked)
+        fit = [*words_of(configs), "--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
         run_command(["fit", *fit, *quiet], study=[])
         run_command(["test", "--ckpt_path", str(last), "--config", str(run / "config.yaml"), *quiet])

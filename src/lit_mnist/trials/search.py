@@ -21,8 +21,8 @@ from lit_mnist.runs.checks import metrics_by_name
 from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.paired import lower_is_better
-from lit_mnist.trials.reproduce import QUIET
-from lit_mnist.trials.space import Space, ends, options, point_of
+from lit_mnist.trials.reproduce import QUIET, config_of
+from lit_mnist.trials.space import Space, draw, ends, options, point_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -45,17 +45,22 @@ class Search:
         """Which locks a process can see."""
         return f"{socket.gethostname()}:{self.folder}"
 
-    def study(self) -> "Study":
-        """The study in its storage."""
-        import optuna
+    def database(self) -> Any:
+        """Where the study is kept."""
+        from optuna.storages import JournalStorage, get_storage
         from optuna.storages.journal import JournalFileBackend
+
+        return get_storage(self.storage or JournalStorage(JournalFileBackend(str(self.folder / "study.log"))))
+
+    def study(self) -> "Study":
+        """The study in its database."""
+        import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
-        journal = JournalFileBackend(str(self.folder / "study.log"))
         try:
             return optuna.create_study(
-                storage=self.storage or optuna.storages.JournalStorage(journal),
+                storage=self.database(),
                 study_name=self.folder.name,
                 direction="minimize" if lower_is_better(self.monitor) else "maximize",
                 pruner=optuna.pruners.MedianPruner(n_warmup_steps=self.warm_up),
@@ -67,14 +72,14 @@ class Search:
 
     def begin(self) -> dict[str, Any]:
         """Check the space, create the study or verify that it is of this search; returns the options of the start."""
-        start = self.parsed([])
+        start = parsed(self.base)
         for name in self.space.keys() & {"seed_everything", "trainer.default_root_dir", "ckpt_path", "name"}:
             fail(f"--space: {name}: the search itself chooses it")  # also seeds that no trial has seen
-        for name, distribution in self.space.items():
-            for value in ends(distribution):
-                self.config(options({name: value}))
+        for name, values in self.space.items():
+            for value in ends(values):
+                config_of([*self.base, *options({name: value})])
         self.warm_up = max(1, (start["trainer.max_epochs"] or 0) // 4)
-        asked = [self.config([]), {name: str(distribution) for name, distribution in self.space.items()}, self.monitor]
+        asked = [config_of(self.base), self.space, self.monitor]
         study = self.study()
         with FileLock(self.folder / "study.lock"):
             if not study.trials:
@@ -86,71 +91,59 @@ class Search:
             elif study.user_attrs.get("asked") != asked:
                 why = "holds a search of another space, config or monitor; choose another, or delete it"
                 fail(f"--output: {self.folder} {why}")
+            else:
+                print(f"the search in {self.folder} goes on; it has {len(study.trials)} trials")
         return start
-
-    def config(self, words: list[str], wanted: str = "--print_config=skip_default") -> str:
-        """The config of a fit with options, as YAML."""
-        text = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(text):
-                run_command(["fit", *self.base, *words, wanted])
-        except SystemExit as end:
-            if end.code:
-                raise
-        return text.getvalue()
-
-    def parsed(self, words: list[str]) -> dict[str, Any]:
-        """The value of every option of such a fit."""
-        return dict(flat(yaml.safe_load(self.config(words, "--print_config"))))
 
     def work(self) -> None:
         """Run trials until there are as many as were asked for."""
-        import optuna
-        from optuna.trial import TrialState
-
         study = self.study()
         while True:
-            with FileLock(self.folder / "study.lock"):  # so that no trial is between its number and its lock
-                for running in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                    self.revive(study, running)
-                known = study.get_trials(deepcopy=False)
-                count = sum(map(is_new, known))
-                if count >= self.trials and all(trial.state != TrialState.WAITING for trial in known):
-                    return
-                # Seeded by the number, since a sampler that is seeded once would repeat itself in the next process.
-                study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)
-                trial = study.ask(self.space)
-                trial.set_user_attr("where", self.where)
-                lock = FileLock(self.folder / "trials" / f"{trial.number}.lock")
-                lock.acquire()
-            try:
-                if number_of(trial, study) < self.trials:
-                    self.run(study, trial)
-                else:  # another host was first
-                    trial.set_user_attr("surplus", True)
-                    study.tell(trial, state=TrialState.FAIL)
-            finally:
-                lock.release()
+            with contextlib.ExitStack() as locks:
+                with FileLock(self.folder / "study.lock"):  # so that no trial is between its number and its lock
+                    trial = self.take(study, locks)
+                    if not trial:
+                        return
+                    draw(trial, self.space)
+                self.run(study, trial)
 
-    def revive(self, study: "Study", trial: Any) -> None:
-        """Queue again a trial whose process was killed: a process holds the lock of its trial as long as it lives."""
-        if not self.storage or trial.user_attrs.get("where") == self.where:  # the locks of another host are not here
-            with contextlib.suppress(Timeout), FileLock(self.folder / "trials" / f"{trial.number}.lock", timeout=0):
-                study.tell(trial.number, state=type(trial.state).FAIL)
-                study.enqueue_trial(trial.params, user_attrs={"resumes": number_of(trial, study)})
+    def take(self, study: "Study", locks: contextlib.ExitStack) -> "Trial | None":
+        """A trial whose process was killed, else a new one; a process locks its trial as long as it lives."""
+        import optuna
+
+        folder, trials = self.folder / "trials", study.get_trials(deepcopy=False)
+        for running in trials[: self.trials]:
+            here = not self.storage or running.user_attrs.get("where") == self.where  # else its lock is elsewhere
+            if running.state.name == "RUNNING" and here:
+                with contextlib.suppress(Timeout):
+                    locks.enter_context(FileLock(folder / f"{running.number}.lock", timeout=0))
+                    database = self.database()
+                    place = database.get_study_id_from_name(study.study_name), running.number
+                    return optuna.Trial(study, database.get_trial_id_from_study_id_trial_number(*place))
+        begun = sum(trial.state.name != "WAITING" for trial in trials)
+        if begun >= self.trials:
+            return None
+        # Seeded by the number, since a sampler that is seeded once would repeat itself in the next process.
+        study.sampler = optuna.samplers.TPESampler(seed=begun, constant_liar=True)
+        trial = study.ask()
+        if trial.number >= self.trials:  # another host was first
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return None
+        trial.set_user_attr("where", self.where)
+        locks.enter_context(FileLock(folder / f"{trial.number}.lock"))
+        shutil.rmtree(folder / str(trial.number), ignore_errors=True)  # of a search that was deleted
+        return trial
 
     def run(self, study: "Study", trial: "Trial") -> None:
         """Fit once, or resume what was killed, and tell the study how it ended."""
         from optuna.trial import TrialState
 
-        number, words, began = number_of(trial, study), options(trial.params), time.perf_counter()
+        number, words, began = trial.number, options(trial.params), time.perf_counter()
         root = self.folder / "trials" / str(number)
-        run, known = root / LOGS / "version_0", root / "options.txt"
+        run = root / LOGS / "version_0"
         last = run / "checkpoints" / "last.ckpt"
-        if not (last.is_file() and known.is_file() and known.read_text() == " ".join(words)):  # nothing to resume
-            shutil.rmtree(root, ignore_errors=True)
-            root.mkdir(parents=True)
-            known.write_text(" ".join(words))
+        if not last.is_file():
+            shutil.rmtree(root, ignore_errors=True)  # what was killed before there was anything to resume
         report = Report(trial, self.monitor, run)
         args = ["--ckpt_path", str(last)] if last.is_file() else [*self.base, *words]
         state, value, errors = TrialState.FAIL, None, io.StringIO()
@@ -183,12 +176,18 @@ class Search:
         print(f"trial {number:>3}  {outcome:<24}  {took}  {' '.join(words)}", flush=True)
 
 
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The value of every option of a fit."""
+    return dict(flat(yaml.safe_load(config_of(words, ""))))
+
+
 class Report(L.Callback):
     """Tells the study what each epoch has measured, and ends a fit that is worse than the median of the others."""
 
     def __init__(self, trial: "Trial", monitor: str, run: Path) -> None:
         self.trial, self.metric, self.run = trial, monitor, run
         self.epoch, self.pruned = 0, False
+        self.known = set(trial.study.trials[trial.number].intermediate_values)  # of a trial that is resumed
         self.value: float | None = None  # of the last epoch that has one
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -209,15 +208,5 @@ class Report(L.Callback):
         for row in read_metrics(self.run):
             if row["epoch"] > self.epoch and self.metric in row:
                 self.epoch, self.value = int(row["epoch"]), row[self.metric]
-                self.trial.report(row[self.metric], self.epoch - 1)  # Optuna counts from 0
-
-
-def is_new(trial: Any) -> bool:
-    """Whether a trial is one of those that were asked for, not one that resumes another, or one too many."""
-    return not {"resumes", "surplus"} & trial.user_attrs.keys()
-
-
-def number_of(trial: Any, study: "Study") -> int:
-    """The number of a trial, which names its folder; one that resumes another has the number of that one."""
-    earlier = study.get_trials(deepcopy=False)[: trial.number]
-    return int(trial.user_attrs.get("resumes", sum(map(is_new, earlier))))
+                if self.epoch - 1 not in self.known:  # Optuna counts from 0
+                    self.trial.report(self.value, self.epoch - 1)

@@ -4,55 +4,59 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader
-
 from lit_mnist.errors import fail
+from lit_mnist.runs.folder import read_yaml
 
-Space = dict[str, Any]  # option -> what Optuna draws its values from
+Space = dict[str, Any]  # option -> {low, high}, with log or step, or a list of values, each as JSON
 
 
 def read_space(path: Path) -> Space:
     """A YAML file of options: {low, high}, with log or step, or a list of values for each."""
-    if not path.is_file():
-        fail(f"--space: {path}: there is no such file")
-    try:
-        space = get_loader("yaml")(path.read_text())  # as for configs, so that 1e-4 is a number
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"--space: {path}: {error}")
+    from optuna.trial import FixedTrial
+
+    space = read_yaml(path)
     if not isinstance(space, dict) or not space:
         fail(f"--space: {path} names no option")
-    return {str(name): distribution_of(str(name), values) for name, values in space.items()}
+    space = {str(name): [*map(json.dumps, of)] if isinstance(of, list) else of for name, of in space.items()}
+    for name, values in space.items():
+        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
+        is_range = is_range and isinstance(values.get("log", True), bool)
+        if not (values if isinstance(values, list) else is_range):
+            fail(f"--space: {name}: {values} is neither a list of values nor {{low, high}}, with log or step")
+        try:
+            draw(FixedTrial({name: ends(values)[0]}), {name: values})
+        except (TypeError, ValueError) as error:
+            fail(f"--space: {name}: {error}")
+    return space
 
 
-def distribution_of(name: str, values: Any) -> Any:
-    """What Optuna draws an option from; values of a list are kept as JSON, since a storage takes no lists."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(values, list) and values:
-        return CategoricalDistribution([json.dumps(value) for value in values])
-    if not isinstance(values, dict) or not {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
-        fail(f"--space: {name}: {values} is neither a list of values nor {{low, high}}, with log or step")
-    whole = all(isinstance(value, int) for value in values.values())
-    try:
-        return IntDistribution(**values) if whole else FloatDistribution(**values)
-    except (TypeError, ValueError) as error:
-        fail(f"--space: {name}: {error}")
+def kind_of(values: dict[str, Any]) -> type[int] | type[float]:
+    """What a range holds: integers if all its numbers are."""
+    return int if all(isinstance(value, int) for value in values.values()) else float
 
 
-def ends(distribution: Any) -> list[Any]:
+def ends(values: Any) -> list[Any]:
     """The values of a list, or both ends of a range."""
-    return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))
+    return values if isinstance(values, list) else [kind_of(values)(values[end]) for end in ("low", "high")]
+
+
+def draw(trial: Any, space: Space) -> None:
+    """Give a trial of Optuna a value for each option that has none yet."""
+    for name, values in space.items():
+        if isinstance(values, list):
+            trial.suggest_categorical(name, values)
+        else:
+            getattr(trial, f"suggest_{kind_of(values).__name__}")(name, **values)
 
 
 def point_of(space: Space, given: dict[str, Any]) -> dict[str, Any]:
     """Options that are given as the parameters of a trial; one that does not lie in the space is left out."""
     point: dict[str, Any] = {}
-    for name, distribution in space.items():
-        value, choices = given.get(name), getattr(distribution, "choices", None)
-        if choices and json.dumps(value) in choices:
+    for name, values in space.items():
+        value = given.get(name)
+        if isinstance(values, list) and json.dumps(value) in values:
             point[name] = json.dumps(value)
-        elif not choices and isinstance(value, int | float) and distribution.low <= value <= distribution.high:
+        elif isinstance(values, dict) and isinstance(value, int | float) and values["low"] <= value <= values["high"]:
             point[name] = value
     return point
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import find_config
-from lit_mnist.trials.reproduce import check_least, fit_all, write, write_table
-from lit_mnist.trials.search import Search, number_of
+from lit_mnist.trials.reproduce import check_least, config_of, fit_all, words_of, write, write_table
+from lit_mnist.trials.search import Search, parsed
 from lit_mnist.trials.space import options, read_space
 from lit_mnist.trials.workers import available_cores, run_all
 from lit_mnist.views import figures
@@ -50,7 +50,7 @@ def tune(
     check_least(seeds=(seeds, 2), trials=(trials, 1), workers=(workers, 1))
     if not monitor.startswith("val/"):
         fail(f"--monitor: {monitor} is not a validation metric, such as val/loss")
-    base = [word for config in configs for word in ("--config", str(Path(find_config(config)).expanduser()))]
+    base = words_of([Path(find_config(config)).expanduser() for config in configs])
     folder = Path(output).expanduser().resolve()
     search = Search(base, read_space(Path(space).expanduser()), trials, monitor, storage, folder)
     start = search.begin()
@@ -63,42 +63,41 @@ def tune(
 def compare(search: Search, seeds: list[int], workers: int | None) -> None:
     """Write what the search has found, and compare the best with the start over fresh seeds."""
     study, folder = search.study(), search.folder
-    known = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
-    trials = {number_of(trial, study): trial for trial in known}  # of one that was killed, what resumed it
-    rows = []
-    for number, trial in sorted(trials.items()):
-        about = {"trial": number, "state": trial.state.name.lower(), search.monitor: trial.value}
+    trials, rows = study.get_trials(deepcopy=False)[: search.trials], []
+    for trial in trials:
+        about = {"trial": trial.number, "state": trial.state.name.lower(), search.monitor: trial.value}
         about |= {"epochs": len(trial.intermediate_values), "outcome": trial.user_attrs.get("outcome")}
         rows.append(about | dict(word[2:].split("=", 1) for word in options(trial.params)))
     write_table(folder / "trials.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
     if any(row["state"] == "running" for row in rows):
         print("other processes still run trials; the last one to end makes the comparison")
         return
-    done = [row for row in rows if row["state"] == "complete"]
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if not done:
         fail(f"no trial was completed; {folder / 'trials.csv'} says why", status=1)
     figures.save(figure(done, search.monitor, study), folder / "search.png")
-    name, words = f"trial_{number_of(study.best_trial, study)}", options(study.best_trial.params)
+    best = (min if study.direction.name == "MINIMIZE" else max)(done, key=lambda trial: trial.values[0])
+    name, words = f"trial_{best.number}", options(best.params)
     files = {"start": folder / "start.yaml", name: folder / "best.yaml"}
     for path, point in zip(files.values(), ([], words), strict=True):
         with write_whole(path) as part:
-            part.write_text(search.config(point))
+            part.write_text(config_of([*search.base, *point]))
     outcome = f"`{name}` is the start with `{' '.join(words)}`: `fit --config best.yaml`."
-    if search.parsed(words) == search.parsed([]):
+    if parsed([*search.base, *words]) == parsed(search.base):
         outcome = "No trial is better than the start."
         del files[name]
     found = fit_all(folder / "fresh", {name: [path] for name, path in files.items()}, seeds, workers)
-    head = [f"# The best of {len(rows)} trials, and the start, over {len(seeds)} fresh seeds", ""]
+    head = [f"# The best trial of {len(rows)}, and the start, over {len(seeds)} fresh seeds", ""]
     head += [outcome, "", "![Each trial with the best so far, and the importance of each option](search.png)", ""]
     write(folder, found, head)
 
 
-def figure(rows: list[dict[str, Any]], monitor: str, study: "Study") -> "Figure":
+def figure(trials: list[Any], monitor: str, study: "Study") -> "Figure":
     """The value of each trial with the best so far, and how much each option matters."""
     from optuna.importance import get_param_importances
 
     made, (left, right) = figures.new_figure(9, 3.6, columns=2)
-    numbers, values = [row["trial"] for row in rows], [row[monitor] for row in rows]
+    numbers, values = [trial.number for trial in trials], [trial.value for trial in trials]
     best = min if study.direction.name == "MINIMIZE" else max
     left.plot(numbers, values, "o", color=figures.TRAIN, markersize=4, label="a trial that was not pruned")
     bests = [best(values[: place + 1]) for place in range(len(values))]
