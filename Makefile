@@ -47,6 +47,7 @@ bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its pe
 	@$(BIN)/python benchmarks/bench.py
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/time_to.py
+	@$(BIN)/python benchmarks/fits.py
 	@$(BIN)/python benchmarks/gains.py
 	@$(BIN)/python benchmarks/scale.py
 

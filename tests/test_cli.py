@@ -39,7 +39,7 @@ FILES = {
     "history.svg",
     "samples.png",
 }
-TESTED = {"test.json", "per_class.csv", "confusion.png", "mistakes.png", "calibration.png"}
+TESTED = {"test.json", "per_class.csv", "probabilities.npz", "confusion.png", "mistakes.png", "calibration.png"}
 
 
 def state(folder: Path, name: str = "last", number: int = 0) -> dict[str, torch.Tensor]:

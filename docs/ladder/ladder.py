@@ -1,6 +1,7 @@
 """Makes docs/ladder.md's table and figure: python docs/ladder/ladder.py [OUTPUT_OF_REPRODUCE...].
 
-The run folders of each OUTPUT are added to results.csv, a row per config and seed; then table and figure are made anew.
+The run folders of each OUTPUT are added to results.csv: a row per config and seed, and one for its seeds together. Then
+table and figure are made anew.
 """
 
 import csv
@@ -19,30 +20,29 @@ from matplotlib.ticker import NullLocator
 from lit_mnist import networks
 from lit_mnist.runs.folder import read_metrics
 from lit_mnist.trials.paired import half_interval
+from lit_mnist.trials.results import together
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
-COLUMNS = ["config", "seed", "epochs", "seconds", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+COLUMNS = ["config", "seed", "epochs", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 TUTORIAL = {"mlp": "1_mlp", "mlp_dropout": "2_dropout"}  # the first two rungs, of docs/reproduction
 MLP, CNN = "#7a8794", "#d95f02"  # colours in the figure
 WORSE = ("2_dropout",)  # than the rung below, and not in the README
 
 
 def collect(output: Path) -> list[dict[str, object]]:
-    """A row for each finished fit of `reproduce`."""
-    rows = []
+    """A row for each finished fit of `reproduce`, and one for all seeds of a config together."""
+    rows: list[dict[str, object]] = []
+    runs: dict[str, list[Path]] = {}
     for file in sorted(output.glob("runs/*/seed_*/lightning_logs/version_0/test.json")):
-        config, seed = file.parts[-5], int(file.parts[-4].removeprefix("seed_"))
+        config, seed = TUTORIAL.get(file.parts[-5], file.parts[-5]), int(file.parts[-4].removeprefix("seed_"))
         epochs, test = read_metrics(file.parent), json.loads(file.read_text())
         last = epochs[-1]
-        values = [int(last["epoch"]), duration(epochs), last["val/loss"], last["val/accuracy"]]
+        values = [int(last["epoch"]), last["val/loss"], last["val/accuracy"]]
         rows.append(dict(zip(COLUMNS, [config, seed, *values, test["loss"], test["accuracy"]], strict=True)))
-    return rows
-
-
-def duration(epochs: list) -> float:
-    """Seconds of a fit: the median epoch times their number, so that a pause does not count."""
-    return round(len(epochs) * float(np.median([float(row["seconds"]) for row in epochs])), 1)
+        runs.setdefault(config, []).append(file.parent)
+    both = {config: together(found) for config, found in runs.items()}
+    return rows + [{"config": config, "seed": "all", "test_accuracy": accuracy} for config, accuracy in both.items()]
 
 
 def tutorial() -> list[dict[str, object]]:
@@ -52,8 +52,8 @@ def tutorial() -> list[dict[str, object]]:
     rows = []
     for last in (row for row in epochs if row["test/loss"]):
         run = [row for row in epochs if (row["config"], row["seed"]) == (last["config"], last["seed"])]
-        measured = [float(last[name.replace("_", "/")]) for name in COLUMNS[4:]]
-        values = [TUTORIAL[last["config"]], int(last["seed"]), len(run), duration(run), *measured]
+        measured = [float(last[name.replace("_", "/")]) for name in COLUMNS[3:]]
+        values = [TUTORIAL[last["config"]], int(last["seed"]), len(run), *measured]
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
@@ -65,7 +65,7 @@ def read() -> list[dict[str, object]]:
 
 
 def write(rows: list[dict[str, object]]) -> None:
-    rows.sort(key=lambda row: (str(row["config"]), int(str(row["seed"]))))
+    rows.sort(key=lambda row: (str(row["config"]), str(row["seed"]).zfill(3)))
     with (FOLDER / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -73,11 +73,11 @@ def write(rows: list[dict[str, object]]) -> None:
 
 
 def rungs(rows: list[dict[str, object]]) -> Iterator[tuple[str, dict[str, float], float]]:
-    """The name of each config, its test accuracies in percent by seed, and the median seconds of a fit."""
+    """The name of each config, its test accuracies in percent by seed, and the seconds of a fit, which it states."""
     for config in dict.fromkeys(row["config"] for row in rows):
-        mine = [row for row in rows if row["config"] == config]
+        mine = [row for row in rows if row["config"] == config and row["seed"] != "all"]
         found = {row["seed"]: 100 * float(row["test_accuracy"]) for row in mine}
-        yield config, found, float(np.median([float(row["seconds"]) for row in mine]))
+        yield config, found, float(re.findall(r"; fit (\d+) s", path_of(config).read_text())[0])
 
 
 def spread(found: dict[str, float], digits: int) -> str:
@@ -86,10 +86,15 @@ def spread(found: dict[str, float], digits: int) -> str:
     return f"{sample.mean():.{digits}f}" + (f" ± {sample.std(ddof=1):.{digits}f}" if len(sample) > 1 else "")
 
 
+def path_of(config: str) -> Path:
+    """The file of a rung; the first two are the tutorial's."""
+    names = {rung: name for name, rung in TUTORIAL.items()}
+    return ROOT / "configs" / (f"{names[config]}.yaml" if config in names else f"ladder/{config}.yaml")
+
+
 def options(config: str) -> dict[str, dict]:
-    """What a rung decides; the first two are the tutorial's."""
-    path = ROOT / "configs/ladder" / f"{config}.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+    """What a rung decides."""
+    return yaml.safe_load(path_of(config).read_text())
 
 
 def images(config: str) -> int:
@@ -105,17 +110,16 @@ def parameters(config: str) -> int:
 
 
 def table(rows: list[dict[str, object]]) -> list[str]:
-    lines = [
-        "| rung | parameters | images | epochs | seconds | n | test accuracy, % | over the rung below |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    epochs = {row["config"]: row["epochs"] for row in rows}
+    head = "rung | parameters | images | epochs | seconds | n | test accuracy, % | over the rung below | seeds together"
+    lines = [f"| {head} |", "|---|---|---|---|---|---|---|---|---|"]
+    epochs = {row["config"]: row["epochs"] for row in rows if row["epochs"]}
+    ensembles = {row["config"]: f"{100 * float(row['test_accuracy']):.2f}" for row in rows if row["seed"] == "all"}
     below: dict[str, float] = {}  # accuracies of the rung below
     for config, found, seconds in rungs(rows):
         both = np.array([found[seed] - below[seed] for seed in found if seed in below])
         gain = f"{both.mean():+.2f} ± {half_interval(both):.2f}" if len(both) > 1 else ""
         cells = [config, f"{parameters(config):,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
-        cells += [spread(found, 2), gain]
+        cells += [spread(found, 2), gain, ensembles.get(config, "")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         below = found
     return lines
@@ -158,9 +162,10 @@ def figure(rows: list[dict[str, object]]) -> Figure:
 
 
 def main() -> None:
-    rows: list[dict[str, object]] = [*read(), *tutorial()]
+    rows: list[dict[str, object]] = read()
     for output in map(Path, sys.argv[1:]):
         rows += collect(output)
+    rows += tutorial()
     write(list({(row["config"], str(row["seed"])): row for row in rows}.values()))  # the newest of each
     known = read()
     figure(known).savefig(FOLDER / "ladder.png", dpi=160)

@@ -11,6 +11,7 @@ import yaml
 from conftest import ROOT, Cli
 
 from lit_mnist.trials import reproduce as module
+from lit_mnist.trials import results
 
 SHORT = {"trainer": {"max_epochs": 2}, "data": {"dataset": "digits", "batch_size": 64}}
 
@@ -44,6 +45,9 @@ def test_every_config_is_fitted_and_tested_with_every_seed(
         assert len(losses) == len(set(losses)) == 3
         assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in text
         assert len([row for row in rows if row["config"] == config and row["test/keras_loss"]]) == 3
+    answers = [np.load(f"out/runs/first/seed_{seed}/lightning_logs/version_0/probabilities.npz") for seed in range(3)]
+    mean = sum(one["probabilities"].astype(float) for one in answers)
+    assert f"| {np.mean(mean.argmax(1) == answers[0]['labels']):.4f} |" in text, "the seeds together"
     assert Path("out/curves.png").stat().st_size > 10_000
     cli("fit", "--config", configs[0], "--seed_everything", 2).worked()
     paths = [tmp_path, Path("out/runs/first/seed_2")]
@@ -80,14 +84,14 @@ def test_fits_of_different_length_are_compared_by_their_last_epochs(cli: Cli) ->
     Path("a.0.yaml").write_text(yaml.safe_dump(SHORT))
     Path("a.1.yaml").write_text(yaml.safe_dump(SHORT | {"trainer": {"max_epochs": 3}}))
     cli("reproduce", "a.0.yaml", "a.1.yaml", "--seeds", 2, "--workers", 1, "--output", "out").worked()
-    rows = module.read_run(Path("out/runs/a.1/seed_1/lightning_logs/version_0"))
+    rows = results.read_run(Path("out/runs/a.1/seed_1/lightning_logs/version_0"))
     assert len(rows) == 3
     text = Path("out/README.md").read_text()
     assert "| `a.0` | 2 |" in text
     assert "| test/loss | `a.1` |" in text
-    curves = module.curves_of([{"config": "a", "seed": seed, "x": seed} for seed in (0, 0, 1)], "a", "x")
+    curves = results.curves_of([{"config": "a", "seed": seed, "x": seed} for seed in (0, 0, 1)], "a", "x")
     assert np.array_equal(curves, [[0, 0], [1, np.nan]], equal_nan=True)
-    assert [module.last_of(curve) for curve in curves] == [0, 1]
+    assert [results.last_of(curve) for curve in curves] == [0, 1]
 
 
 def test_bad_input_gets_one_line(cli: Cli) -> None:

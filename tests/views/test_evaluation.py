@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -84,6 +85,9 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     expected = precision_recall_fscore_support(labels, answers, zero_division=0)
     for column, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         assert [float(row[column]) for row in rows] == pytest.approx(values.tolist(), abs=5e-5)
+    saved = np.load(tmp_path / "probabilities.npz")
+    assert torch.allclose(torch.from_numpy(saved["probabilities"]).float(), probabilities, atol=1e-3)
+    assert saved["labels"].tolist() == labels.tolist()
 
 
 def test_classes_have_the_names_of_the_data_set(quiet: Quiet, fashion_dir: Path, tmp_path: Path) -> None:

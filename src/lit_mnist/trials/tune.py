@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import find_config
-from lit_mnist.trials.reproduce import check_least, config_of, fit_all, words_of, write, write_table
+from lit_mnist.trials.reproduce import check_least, config_of, fit_all, words_of
+from lit_mnist.trials.results import write, write_table
 from lit_mnist.trials.search import Search, parsed
 from lit_mnist.trials.space import options, read_space
 from lit_mnist.trials.workers import available_cores, run_all

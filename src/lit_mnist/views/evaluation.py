@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -23,8 +24,9 @@ class Evaluation(Callback):
     """Collects the predictions of a test, and saves scores and figures in the run folder and in TensorBoard.
 
     It writes test.json (what was tested, data set, number of images, what was measured, expected calibration error),
-    per_class.csv (precision, recall, F1 and support of each class) and, if it is to draw, confusion.png, mistakes.png
-    (the 36 wrong predictions of the highest probability) and calibration.png.
+    per_class.csv (precision, recall, F1 and support of each class), probabilities.npz (probabilities (N, C) float16,
+    labels (N,) int64) and, if it is to draw, confusion.png, mistakes.png (the 36 wrong predictions of the highest
+    probability) and calibration.png.
     """
 
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
@@ -64,6 +66,8 @@ class Evaluation(Callback):
         error = classification.multiclass_calibration_error(probabilities, labels, len(classes), n_bins=15).item()
         self._write_scores({**tested, "images": len(labels), **scores, "calibration_error": error})
         self._write_per_class(labels, predicted, classes)
+        with write_whole(self.run / "probabilities.npz") as part, part.open("wb") as file:
+            np.savez(file, probabilities=probabilities.half().numpy(), labels=labels.numpy())
         if not self.draw:
             return
         matrix = classification.multiclass_confusion_matrix(probabilities, labels, len(classes))  # (C, C) int64

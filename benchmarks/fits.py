@@ -1,0 +1,64 @@
+"""Seconds of a fit in one thread: a short fit of each config that states them, in which they are then written anew."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from bench import HERE, fix_data_dir, processor, write_table
+
+from lit_mnist.runs.folder import read_metrics
+
+CONFIGS = HERE.parent / "configs"
+EPOCHS = 6  # of a short fit; the first is not counted
+
+
+def epochs_of(configs: list[Path]) -> list[float]:
+    """Seconds of the epochs of a short fit in a process of one thread."""
+    command = [
+        sys.executable,
+        "-m",
+        "lit_mnist",
+        "fit",
+        *(word for path in configs for word in ("--config", str(path))),
+    ]
+    command += ["--trainer.max_epochs", str(EPOCHS), "--figures", "false", "--trainer.logger", "false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        return [row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0")][1:]
+
+
+def main() -> None:
+    fix_data_dir()
+    rows: list[list[object]] = []
+    for path in sorted(CONFIGS.glob("**/*.yaml")):
+        text = path.read_text()
+        if "; fit " not in text:
+            continue
+        configs = [path] if "\ntrainer:" in text else [CONFIGS / "mlp.yaml", path]  # one that goes on top of another
+        whole = yaml.safe_load(configs[0].read_text())["trainer"]["max_epochs"]
+        seconds = epochs_of(configs)
+        fit = whole * statistics.median(seconds)
+        spread = f"{whole * min(seconds):.0f}..{whole * max(seconds):.0f}"
+        rows.append(
+            [f"configs/{path.relative_to(CONFIGS)}", whole, f"{statistics.median(seconds):.2f}", f"{fit:.0f}", spread]
+        )
+        print(*rows[-1], flush=True)
+        path.write_text(re.sub("; fit .*", f"; fit {fit:.0f} s in one thread ({processor()})", text))
+    write_table(
+        HERE / "results" / f"{processor()}-fits.md",
+        "Seconds of a fit in one thread",
+        f"`python benchmarks/fits.py`: the median of {EPOCHS - 1} epochs times the number in the config, and the same"
+        " of the fastest and the slowest. Validation and checkpoints are included, start and figures are not.",
+        ["config", "epochs", "s an epoch", "s a fit", "min..max s"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
