@@ -45,9 +45,11 @@ floors newest: .venv/installed  ## the test suite on the oldest or the newest ve
 
 bench: .venv/installed benchmarks/.venv-peers/installed  ## time the fit, its peers, start, tricks and growth, into benchmarks/results
 	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/bench.py --cores 1 --slow_rounds 0
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/time_to.py
 	@$(BIN)/python benchmarks/fits.py
+	@$(BIN)/python benchmarks/side_by_side.py
 	@$(BIN)/python benchmarks/gains.py
 	@$(BIN)/python benchmarks/scale.py
 

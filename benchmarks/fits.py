@@ -17,8 +17,8 @@ CONFIGS = HERE.parent / "configs"
 EPOCHS = 6  # of a short fit; the first is not counted
 
 
-def epochs_of(configs: list[Path]) -> list[float]:
-    """Seconds of the epochs of a short fit in a process of one thread."""
+def epochs_of(configs: list[Path], environ: dict[str, str]) -> list[float]:
+    """Seconds of the epochs of a short fit in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -27,9 +27,8 @@ def epochs_of(configs: list[Path]) -> list[float]:
         *(word for path in configs for word in ("--config", str(path))),
     ]
     command += ["--trainer.max_epochs", str(EPOCHS), "--figures", "false", "--trainer.logger", "false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, cwd=folder, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL)
         return [row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0")][1:]
 
 
@@ -42,7 +41,7 @@ def main() -> None:
             continue
         configs = [path] if "\ntrainer:" in text else [CONFIGS / "mlp.yaml", path]  # one that goes on top of another
         whole = yaml.safe_load(configs[0].read_text())["trainer"]["max_epochs"]
-        seconds = epochs_of(configs)
+        seconds = epochs_of(configs, {"OMP_NUM_THREADS": "1"})
         fit = whole * statistics.median(seconds)
         spread = f"{whole * min(seconds):.0f}..{whole * max(seconds):.0f}"
         rows.append(

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import tempfile
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--limit_batches", type=int, default=None)
+    parser.add_argument("--files", action="store_true", help="with what our fit leaves: a CSV log and two checkpoints")
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
     data = np.load(options.data)
@@ -41,6 +44,15 @@ def main() -> None:
     )
     model.compile(keras.optimizers.RMSprop(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     clock = Clock()
+    callbacks: list[keras.callbacks.Callback] = [clock]
+    if options.files:
+        folder = Path(tempfile.mkdtemp())
+        best, last = folder / "best.keras", folder / "last.keras"
+        callbacks += [
+            keras.callbacks.CSVLogger(str(folder / "metrics.csv")),
+            keras.callbacks.ModelCheckpoint(str(best), monitor="val_loss", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(str(last)),
+        ]
     history = model.fit(
         pixels["train"][:train],
         data["train_labels"][:train],
@@ -49,7 +61,7 @@ def main() -> None:
         validation_data=(pixels["val"], data["val_labels"]),
         validation_batch_size=2000,
         verbose=2,
-        callbacks=[clock],
+        callbacks=callbacks,
     )
     _, accuracy = model.evaluate(pixels["test"], data["test_labels"], batch_size=2000, verbose=0)
     print(
