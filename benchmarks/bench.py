@@ -132,7 +132,7 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     medians = [row["median"] for row in rows]
     axes.barh([row["contender"] for row in rows], medians, xerr=whiskers, color=colors, ecolor="#1f2933", capsize=3)
     for place, row in enumerate(rows):
-        axes.text(row["max"] + unit, place, f"{row['median']:.1f} s", va="center")
+        axes.text(row["max"] + unit, place, f"{row['median']:.1f} s, n={row['n']}", va="center")
     axes.set_xlim(right=max(row["max"] for row in rows) * 1.15)
     axes.set_xlabel("seconds of ten epochs: median, fastest and slowest round")
     axes.spines[["top", "right"]].set_visible(False)
@@ -208,7 +208,8 @@ def main() -> None:
             for row in rows
         ],
     )
-    chart(rows, options.out / f"{name}.png")
+    if name == processor():
+        chart(rows, options.out / f"{name}.png")
 
 
 if __name__ == "__main__":

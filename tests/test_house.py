@@ -20,10 +20,10 @@ LINES = {  # at most, of all files of a room together
     ("views",): 619,
     ("use",): 573,
     ("cli",): 418,
-    ("trials",): 772,
+    ("trials",): 793,
     ("__main__",): 44,
     ("program",): 73,
-    LEAVES: 245,
+    LEAVES: 246,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

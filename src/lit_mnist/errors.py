@@ -147,5 +147,6 @@ def shortened(message: str, options: Iterable[str]) -> str:
         if given.startswith("{"):
             return f"--{option}: {missing} is missing; give it by {{class_path: ..., init_args: {{{missing}: ...}}}}"
         return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
-    plain = given not in reason and "Given value: " in message and not given.startswith(("Namespace", "NestedArg"))
+    said = given in reason or "Got value" in reason
+    plain = "Given value: " in message and not said and not given.startswith(("Namespace", "NestedArg"))
     return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason

@@ -112,7 +112,7 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
     configs[0].write_text("data: [1,")
     cli(*first).refused("first.yaml: while parsing")
     configs[0].write_text("model: {network: {class_path: MLP, init_args: {dropuot: 0.1}}}")
-    cli(*first).refused("--model.network.dropuot", "did you mean --model.network.dropout?")
+    cli(*first).refused(f"{configs[0]}: --model.network.dropuot", "did you mean --model.network.dropout?")
     configs[0].write_text(yaml.safe_dump(SHORT | {"model": {"optimizer": {"init_args": {"lr": 0.5}}}}))
     cli(*first).refused("--output", "first/seed_0 is not of")
     configs[0].write_text(yaml.safe_dump(SHORT))

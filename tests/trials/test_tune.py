@@ -20,7 +20,7 @@ from torch import nn
 
 from lit_mnist.runs.folder import find_config
 from lit_mnist.trials.search import Search
-from lit_mnist.trials.space import ends, options, point_of, read_space
+from lit_mnist.trials.space import ends, kind_of, of_floats, options, point_of, read_space
 from lit_mnist.trials.workers import run_all
 
 START = {"trainer": {"max_epochs": 3}, "data": {"dataset": "digits", "batch_size": 64}}
@@ -112,6 +112,14 @@ def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: l
     cli("tune", *files, "--trials", 4, "--workers", 1).worked()
     assert table("tuning")[:3] == rows
     assert len(table("tuning")) == 4
+    Path("tuning").rename("moved")
+    moved = cli("tune", *files, "--trials", 4, "--workers", 1, "--output", "moved").worked()
+    assert moved.out.splitlines()[0].endswith("moved goes on; it has 4 trials")
+    Path("moved/study.log").rename("study.log")
+    cli("tune", *files, "--output", "moved").refused("--output: ", "moved has trials of a search that is lost")
+    Path("moved/study.log").unlink()
+    Path("study.log").rename("moved/study.log")
+    Path("moved").rename("tuning")
     cli("tune", *files, "--monitor", "val/accuracy").refused("holds a search of another space, config or monitor")
     Path("space.yaml").write_text(yaml.safe_dump({"data.batch_size": [32]}))
     cli("tune", *files).refused("--output", "holds a search of another space, config or monitor")
@@ -161,6 +169,8 @@ def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[s
         ({"model.optimizer.lr": {"low": 0, "high": 1.0, "log": True}}, ["--space: model.optimizer.lr"]),
         ({"model.optimizer.lr": {"low": 0.1}}, ["--space: model.optimizer.lr", "neither a list"]),
         ({"data.batch_size": {"low": 1, "high": 3, "step": 0.5}}, ["--data.batch_size", "1.0"]),
+        ({"data.batch_size": {"low": 10, "high": 35, "step": 10}}, ["--space: data.batch_size", "not divisible"]),
+        ({"model": {"optimizer": [1]}}, ["--space: model: ", "write full names, as data.batch_size"]),
         ({"seed_everything": [0, 1]}, ["--space: seed_everything"]),
         ({"trainer.max_epochs": [3, "x"]}, ["--trainer.max_epochs", "x"]),
         ([], ["--space: space.yaml names no option"]),
@@ -183,6 +193,12 @@ def test_numbers_of_a_space_are_those_of_a_config(tmp_path: Path) -> None:
     point = {"a": 0.00123456789, "b": 2, "c": '"x"'}
     assert options(point) == ["--a=0.00123457", "--b=2", "--c=x"]
     assert point_of(space, {"a": 0.01, "b": 4, "c": [1, 2]}) == {"a": 0.01, "c": "[1, 2]"}
+    assert point_of(space, {"a": 1, "b": 1.5, "c": "y"}) == {}
+    grid = {"a": {"low": 0.0, "high": 0.4, "step": 0.1}, "b": {"low": 32, "high": 512, "step": 96}}
+    assert point_of(grid, {"a": 0.3, "b": 128}) == {"a": 0.3, "b": 128}
+    assert point_of(grid, {"a": 0.35, "b": 129}) == {}
+    whole = {"a": {"low": 0, "high": 1}, "b": {"low": 0, "high": 1}}
+    assert list(map(kind_of, of_floats(whole, {"a": 0.0, "b": 0}).values())) == [float, int]
 
 
 def test_the_spaces_of_the_page_are_taken_by_mlp_dropout(cli: Cli, tmp_path: Path) -> None:
@@ -199,7 +215,7 @@ def test_the_spaces_of_the_page_are_taken_by_mlp_dropout(cli: Cli, tmp_path: Pat
 def test_bad_options_are_refused(cli: Cli, files: list[str]) -> None:
     cli("tune", *files, "--trials", 0).refused("--trials: 0 is not at least 1")
     cli("tune", *files, "--monitor", "test/loss").refused("--monitor: test/loss is not a validation metric")
-    cli("tune", "start.yaml", "--space", "none.yaml").refused("none.yaml", "No such file")
+    cli("tune", "start.yaml", "--space", "none.yaml").refused("none.yaml: No such file")
     cli("tune", *files, "--storage", "nonsense").refused("--storage: ")
     monitored = cli("tune", *files, "--workers", 1, "--monitor", "val/acuracy")
     monitored.refused("--monitor: val/acuracy is not measured; did you mean val/accuracy?")

@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return get_loader("yaml")(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        fail(f"{path}: {error}")
+        fail(f"{path}: {getattr(error, 'strerror', None) or error}")
 
 
 def run_of(checkpoint: Path) -> Path | None:

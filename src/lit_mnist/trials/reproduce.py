@@ -39,7 +39,7 @@ def reproduce(
     """
     paths = [Path(find_config(config)).expanduser() for config in configs]
     files = {path.stem: path for path in paths}
-    if len(files) < len(set(configs)):
+    if len(files) < len(configs):
         fail(f"{' '.join(configs)}: two configs have the same name, so their results would collide; rename one")
     check_least(seeds=(seeds, 2), workers=(workers, 1))
     layers = [Path(find_config(layer)).expanduser()] if layer else []
@@ -60,18 +60,18 @@ def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], 
     """Fit and test configs over seeds, each in a folder of its own, several at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    asked = {name: config_of(words_of(paths), where=f"{paths[0]}: ") for name, paths in configs.items()}
     places = [(name, seed) for seed in seeds for name in configs]
-    asked = {name: config_of(words_of(files)) for name, files in configs.items()}
-    jobs = [job_of(folder / name / f"seed_{seed}", configs[name], seed, asked[name]) for name, seed in places]
-    runs: dict[int, Path] = {}
+    runs = {(name, seed): folder / name / f"seed_{seed}" / LOGS / "version_0" for name, seed in places}
+    jobs = {runs[place]: job_of(runs[place], configs[place[0]], place[1], asked[place[0]]) for place in places}
+    todo = [job for run, job in jobs.items() if not (run / "test.json").is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), Progress(*columns, redirect_stdout=False) as progress:  # one call after another
-        task = progress.add_task("fits", total=len(jobs))
-        for number, run in run_all(jobs, workers):
-            runs[number] = run
+        task = progress.add_task("fits", total=len(jobs), completed=len(jobs) - len(todo))
+        for _ in run_all(todo, workers):
             progress.advance(task)
-    return {place: runs[number] for number, place in enumerate(places)}
+    return runs
 
 
 def words_of(configs: Sequence[Path]) -> list[str]:
@@ -79,32 +79,32 @@ def words_of(configs: Sequence[Path]) -> list[str]:
     return [word for config in configs for word in ("--config", str(config))]
 
 
-def config_of(words: list[str], wanted: str = "skip_default") -> str:
-    """The config of a fit with these options, as YAML; what is wrong with it ends in one line."""
-    text = io.StringIO()
+def config_of(words: list[str], wanted: str = "skip_default", where: str = "") -> str:
+    """The config of a fit with these options, as YAML; what is wrong with it is told in one line after where."""
+    text, errors = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(text):
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(errors):
             run_command(["fit", *words, f"--print_config={wanted}"])
     except SystemExit as end:
         if end.code:
-            raise
+            fail(where + errors.getvalue().rpartition("lit-mnist: error: ")[2])
     return text.getvalue()
 
 
-def job_of(root: Path, configs: list[Path], seed: int, asked: str) -> Callable[[], Path]:
-    """A fit and test below root, which must be of this config where it has begun."""
-    begun, known = (root / LOGS / "version_0" / "checkpoints" / "last.ckpt").is_file(), root / "config.yaml"
-    if begun and (not known.is_file() or known.read_text() != asked):
-        fail(f"--output: {root} is not of {' '.join(map(str, configs))} as they are now; choose another folder")
-    return partial(fit_and_test, root, configs, seed, asked)
+def job_of(run: Path, configs: list[Path], seed: int, asked: str) -> Callable[[], None]:
+    """A fit and test in a run folder, which must be of this config where it has begun."""
+    known = run.parents[1] / "config.yaml"
+    if (run / "checkpoints" / "last.ckpt").is_file() and (not known.is_file() or known.read_text() != asked):
+        why = f"is not of {' '.join(map(str, configs))} as they are now; choose another folder"
+        fail(f"--output: {known.parent} {why}")
+    return partial(fit_and_test, run, configs, seed, asked)
 
 
-def fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path:
-    """Fit configs, each on top of the one before, and test, or resume where that was stopped: the run below root."""
-    run = root / LOGS / "version_0"
-    last = run / "checkpoints" / "last.ckpt"
+def fit_and_test(run: Path, configs: list[Path], seed: int, asked: str) -> None:
+    """Fit configs, each on top of the one before, and test, or resume where that was stopped."""
+    root, last = run.parents[1], run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
-        return run
+        return
     quiet = ["--trainer.default_root_dir", str(root), *QUIET]
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
@@ -115,4 +115,3 @@ def fit_and_test(root: Path, configs: list[Path], seed: int, asked: str) -> Path
     with contextlib.redirect_stdout(io.StringIO()):
         run_command(["fit", *fit, *quiet], study=[])
         run_command(["test", "--ckpt_path", str(last), "--config", str(run / "config.yaml"), *quiet])
-    return run

@@ -22,7 +22,7 @@ from lit_mnist.runs.folder import LOGS, read_metrics
 from lit_mnist.runs.history import DivergedError
 from lit_mnist.trials.paired import lower_is_better
 from lit_mnist.trials.reproduce import QUIET, config_of
-from lit_mnist.trials.space import Space, draw, ends, options, point_of
+from lit_mnist.trials.space import Space, draw, ends, of_floats, options, point_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -45,6 +45,11 @@ class Search:
         """Which locks a process can see."""
         return f"{socket.gethostname()}:{self.folder}"
 
+    @property
+    def name(self) -> str:
+        """The name of the study, by which the hosts of a database find it."""
+        return self.folder.name if self.storage else "search"
+
     def database(self) -> Any:
         """Where the study is kept."""
         from optuna.storages import JournalStorage, get_storage
@@ -61,7 +66,7 @@ class Search:
         try:
             return optuna.create_study(
                 storage=self.database(),
-                study_name=self.folder.name,
+                study_name=self.name,
                 direction="minimize" if lower_is_better(self.monitor) else "maximize",
                 pruner=optuna.pruners.MedianPruner(n_warmup_steps=self.warm_up),
                 load_if_exists=True,
@@ -75,14 +80,17 @@ class Search:
         start = parsed(self.base)
         for name in self.space.keys() & {"seed_everything", "trainer.default_root_dir", "ckpt_path", "name"}:
             fail(f"--space: {name}: the search itself chooses it")  # also seeds that no trial has seen
+        self.space = of_floats(self.space, start)
         for name, values in self.space.items():
             for value in ends(values):
-                config_of([*self.base, *options({name: value})])
+                config_of([*self.base, *options({name: value})], where="--space: ")
         self.warm_up = max(1, (start["trainer.max_epochs"] or 0) // 4)
         asked = [config_of(self.base), self.space, self.monitor]
         study = self.study()
         with FileLock(self.folder / "study.lock"):
             if not study.trials:
+                if any(path.is_dir() for path in (self.folder / "trials").iterdir()):
+                    fail(f"--output: {self.folder} has trials of a search that is lost; choose another, or delete it")
                 study.set_user_attr("asked", asked)
                 study.enqueue_trial(point := point_of(self.space, start))
                 for name in self.space.keys() - point.keys():
@@ -118,7 +126,7 @@ class Search:
                 with contextlib.suppress(Timeout):
                     locks.enter_context(FileLock(folder / f"{running.number}.lock", timeout=0))
                     database = self.database()
-                    place = database.get_study_id_from_name(study.study_name), running.number
+                    place = database.get_study_id_from_name(self.name), running.number
                     return optuna.Trial(study, database.get_trial_id_from_study_id_trial_number(*place))
         begun = sum(trial.state.name != "WAITING" for trial in trials)
         if begun >= self.trials:
@@ -131,7 +139,6 @@ class Search:
             return None
         trial.set_user_attr("where", self.where)
         locks.enter_context(FileLock(folder / f"{trial.number}.lock"))
-        shutil.rmtree(folder / str(trial.number), ignore_errors=True)  # of a search that was deleted
         return trial
 
     def run(self, study: "Study", trial: "Trial") -> None:

@@ -1,6 +1,7 @@
 """The space of a search: options of a fit, and the values that each may take."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ def read_space(path: Path) -> Space:
     space = read_yaml(path)
     if not isinstance(space, dict) or not space:
         fail(f"--space: {path} names no option")
-    space = {str(name): [*map(json.dumps, of)] if isinstance(of, list) else of for name, of in space.items()}
+    space = {
+        str(name).lstrip("-"): [*map(json.dumps, of)] if isinstance(of, list) else of for name, of in space.items()
+    }
     for name, values in space.items():
         is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
         is_range = is_range and isinstance(values.get("log", True), bool)
         if not (values if isinstance(values, list) else is_range):
-            fail(f"--space: {name}: {values} is neither a list of values nor {{low, high}}, with log or step")
+            why = "is neither a list of values nor {low, high}, with log or step; write full names, as data.batch_size"
+            fail(f"--space: {name}: {values} {why}")
         try:
-            draw(FixedTrial({name: ends(values)[0]}), {name: values})
-        except (TypeError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of a range that is not divisible by its step
+                draw(FixedTrial({name: ends(values)[0]}), {name: values})
+        except (TypeError, ValueError, UserWarning) as error:
             fail(f"--space: {name}: {error}")
     return space
 
@@ -57,8 +63,16 @@ def point_of(space: Space, given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(values, list) and json.dumps(value) in values:
             point[name] = json.dumps(value)
         elif isinstance(values, dict) and isinstance(value, int | float) and values["low"] <= value <= values["high"]:
-            point[name] = value
+            steps = (value - values["low"]) / values.get("step", 1)
+            if abs(steps - round(steps)) < 1e-9 or (kind_of(values) is float and "step" not in values):
+                point[name] = value
     return point
+
+
+def of_floats(space: Space, given: dict[str, Any]) -> Space:
+    """The space in which a range is of floats where the given value is one: {low: 0, high: 1} of a dropout of 0.0."""
+    floats = {name for name, of in space.items() if isinstance(of, dict) and isinstance(given.get(name), float)}
+    return {name: {**of, "low": float(of["low"])} if name in floats else of for name, of in space.items()}
 
 
 def options(point: dict[str, Any]) -> list[str]:

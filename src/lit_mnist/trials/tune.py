@@ -55,8 +55,9 @@ def tune(
     folder = Path(output).expanduser().resolve()
     search = Search(base, read_space(Path(space).expanduser()), trials, monitor, storage, folder)
     start = search.begin()
-    for _ in run_all([search.work] * (workers or available_cores()), workers):
-        pass
+    if sum(trial.state.is_finished() for trial in search.study().trials) < trials:
+        for _ in run_all([search.work] * (workers or available_cores()), workers):
+            pass
     fresh = [seed for seed in range(1, seeds + 2) if seed != start["seed_everything"]]
     compare(search, fresh[:seeds], workers)
 
@@ -67,7 +68,7 @@ def compare(search: Search, seeds: list[int], workers: int | None) -> None:
     trials, rows = study.get_trials(deepcopy=False)[: search.trials], []
     for trial in trials:
         about = {"trial": trial.number, "state": trial.state.name.lower(), search.monitor: trial.value}
-        about |= {"epochs": len(trial.intermediate_values), "outcome": trial.user_attrs.get("outcome")}
+        about |= {"epochs": max(trial.intermediate_values, default=-1) + 1, "outcome": trial.user_attrs.get("outcome")}
         rows.append(about | dict(word[2:].split("=", 1) for word in options(trial.params)))
     write_table(folder / "trials.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
     if any(row["state"] == "running" for row in rows):

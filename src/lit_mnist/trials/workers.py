@@ -26,7 +26,7 @@ def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterat
             the threads that it has.
     """
     workers = min(workers or available_cores(), len(jobs))
-    if workers == 1:
+    if workers <= 1:
         for place, job in enumerate(jobs):
             yield place, job()
         return
