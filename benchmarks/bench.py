@@ -100,7 +100,7 @@ def machine() -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     parts = [
         datetime.date.today().isoformat(),
-        cpu[1] if cpu else "unknown processor",
+        f"{cpu[1] if cpu else 'unknown processor'} ({processor()})",
         f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
         f"Python {platform.python_version()}",

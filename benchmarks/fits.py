@@ -34,6 +34,7 @@ def epochs_of(configs: list[Path], environ: dict[str, str]) -> list[float]:
 
 def main() -> None:
     fix_data_dir()
+    os.environ["OMP_NUM_THREADS"] = "1"
     rows: list[list[object]] = []
     for path in sorted(CONFIGS.glob("**/*.yaml")):
         text = path.read_text()
@@ -41,7 +42,7 @@ def main() -> None:
             continue
         configs = [path] if "\ntrainer:" in text else [CONFIGS / "mlp.yaml", path]  # one that goes on top of another
         whole = yaml.safe_load(configs[0].read_text())["trainer"]["max_epochs"]
-        seconds = epochs_of(configs, {"OMP_NUM_THREADS": "1"})
+        seconds = epochs_of(configs, {})
         fit = whole * statistics.median(seconds)
         spread = f"{whole * min(seconds):.0f}..{whole * max(seconds):.0f}"
         rows.append(

@@ -110,16 +110,17 @@ def parameters(config: str) -> int:
 
 
 def table(rows: list[dict[str, object]]) -> list[str]:
-    head = "rung | parameters | images | epochs | seconds | n | test accuracy, % | over the rung below | seeds together"
-    lines = [f"| {head} |", "|---|---|---|---|---|---|---|---|---|"]
+    head = ["rung", "parameters", "images", "epochs", "seconds", "n", "test accuracy, %", "over the rung below"]
     epochs = {row["config"]: row["epochs"] for row in rows if row["epochs"]}
     ensembles = {row["config"]: f"{100 * float(row['test_accuracy']):.2f}" for row in rows if row["seed"] == "all"}
+    head += ["seeds together"] if ensembles else []
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     below: dict[str, float] = {}  # accuracies of the rung below
     for config, found, seconds in rungs(rows):
         both = np.array([found[seed] - below[seed] for seed in found if seed in below])
         gain = f"{both.mean():+.2f} ± {half_interval(both):.2f}" if len(both) > 1 else ""
         cells = [config, f"{parameters(config):,}", f"{images(config):,}", epochs[config], f"{seconds:.0f}", len(found)]
-        cells += [spread(found, 2), gain, ensembles.get(config, "")]
+        cells += [spread(found, 2), gain, *([ensembles.get(config, "")] if ensembles else [])]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         below = found
     return lines
@@ -148,8 +149,8 @@ def figure(rows: list[dict[str, object]]) -> Figure:
         axes.annotate(config, (seconds, errors.mean()), place, textcoords="offset points", fontsize=8, ha=side)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(12, 3000)
-    axes.set_xticks(seconds_shown := [20, 50, 100, 200, 500, 1000, 2000], map(str, seconds_shown))
+    axes.set_xlim(6, 3000)
+    axes.set_xticks(seconds_shown := [10, 20, 50, 100, 200, 500, 1000, 2000], map(str, seconds_shown))
     axes.set_yticks(errors_shown := [0.3, 0.4, 0.5, 0.7, 1, 1.5, 2], map(str, errors_shown))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
