@@ -150,17 +150,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "mnist.npz"
         save_data(data)
-        commands = {
-            name: command for name, command in contenders(data).items() if name not in SLOW or options.slow_rounds
-        }
+        rounds = {name: options.slow_rounds if name in SLOW else options.rounds for name in contenders(data)}
+        commands = {name: command for name, command in contenders(data).items() if rounds[name]}
         commands = {name: command for name, command in commands.items() if PEERS.exists() or str(PEERS) not in command}
         results: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for seed in range(options.rounds):
             for name, command in commands.items():
-                if name in SLOW and seed >= options.slow_rounds:
-                    continue
-                results[name].append(run(command, seed))
-                print(f"round {seed + 1}  {name:<28} {results[name][-1]['fit_seconds']:.2f} s", flush=True)
+                if seed < rounds[name]:
+                    results[name].append(run(command, seed))
+                    print(f"round {seed + 1}  {name:<28} {results[name][-1]['fit_seconds']:.2f} s", flush=True)
 
     rows: list[dict[str, Any]] = []
     for name, runs in results.items():

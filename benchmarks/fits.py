@@ -12,6 +12,7 @@ import yaml
 from bench import HERE, fix_data_dir, processor, write_table
 
 from lit_mnist.runs.folder import read_metrics
+from lit_mnist.trials.reproduce import words_of
 
 CONFIGS = HERE.parent / "configs"
 EPOCHS = 6  # of a short fit; the first is not counted
@@ -19,13 +20,7 @@ EPOCHS = 6  # of a short fit; the first is not counted
 
 def epochs_of(configs: list[Path], environ: dict[str, str]) -> list[float]:
     """Seconds of the epochs of a short fit in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "lit_mnist",
-        "fit",
-        *(word for path in configs for word in ("--config", str(path))),
-    ]
+    command = [sys.executable, "-m", "lit_mnist", "fit", *words_of(configs)]
     command += ["--trainer.max_epochs", str(EPOCHS), "--figures", "false", "--trainer.logger", "false"]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(command, cwd=folder, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL)

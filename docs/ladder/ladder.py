@@ -42,7 +42,7 @@ def collect(output: Path) -> list[dict[str, object]]:
         rows.append(dict(zip(COLUMNS, [config, seed, *values, test["loss"], test["accuracy"]], strict=True)))
         runs.setdefault(config, []).append(file.parent)
     both = {config: together(found) for config, found in runs.items()}
-    return rows + [{"config": config, "seed": "all", "test_accuracy": accuracy} for config, accuracy in both.items()]
+    return rows + [{"config": config, "seed": "all", "test_accuracy": one} for config, one in both.items() if one]
 
 
 def tutorial() -> list[dict[str, object]]:

@@ -109,6 +109,11 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
         "# the same in another order\n" + yaml.safe_dump(dict(reversed(SHORT.items())), sort_keys=False)
     )
     cli(*first).worked()
+    Path("out/runs/first/seed_1/lightning_logs/version_0/probabilities.npz").unlink()
+    cli(*first).worked()
+    assert Path("out/README.md").read_text().count("| - |") == 1, "seeds that were not all saved are not put together"
+    configs[0].write_text("data: {dataset: digitz}")
+    assert cli(*first).err.endswith("Got value: digitz\n")
     configs[0].write_text("data: [1,")
     cli(*first).refused("first.yaml: while parsing")
     configs[0].write_text("model: {network: {class_path: MLP, init_args: {dropuot: 0.1}}}")

@@ -159,6 +159,7 @@ def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[s
     assert {(row["model.optimizer.lr"], row["epochs"]) for row in pruned} == {("1e-07", "2")}
 
 
+@pytest.mark.filterwarnings("ignore")  # so that what is refused is refused without pytest
 @pytest.mark.parametrize(
     ("space", "words"),
     [

@@ -131,7 +131,7 @@ class ImageDataModule(L.LightningDataModule):
 
 def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn images into a network's input: (B, *image_shape) uint8 -> float32, or another dtype, in [0, 1]."""
-    return images.to(dtype).div_(255)  # (B, *image_shape)
+    return images.to(dtype).div_(255)
 
 
 def name_of(data: Any) -> str:

@@ -61,10 +61,9 @@ def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     asked = {name: config_of(words_of(paths), where=f"{paths[0]}: ") for name, paths in configs.items()}
-    places = [(name, seed) for seed in seeds for name in configs]
-    runs = {(name, seed): folder / name / f"seed_{seed}" / LOGS / "version_0" for name, seed in places}
-    jobs = {runs[place]: job_of(runs[place], configs[place[0]], place[1], asked[place[0]]) for place in places}
-    todo = [job for run, job in jobs.items() if not (run / "test.json").is_file()]
+    runs = {(name, n): folder / name / f"seed_{n}" / LOGS / "version_0" for n in seeds for name in configs}
+    jobs = [job_of(run, configs[name], seed, asked[name]) for (name, seed), run in runs.items()]
+    todo = [job for job, run in zip(jobs, runs.values(), strict=True) if not (run / "test.json").is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), Progress(*columns, redirect_stdout=False) as progress:  # one call after another

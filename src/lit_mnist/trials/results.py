@@ -30,11 +30,11 @@ def read_run(run: Path) -> list[Row]:
     return rows
 
 
-def together(runs: Sequence[Path]) -> float:
-    """Test accuracy of the mean of what these runs answer, a deep ensemble; NaN if one of them has saved no answers."""
+def together(runs: Sequence[Path]) -> float | None:
+    """Test accuracy of the mean probabilities of these runs, a deep ensemble; None if one of them has saved none."""
     paths = [run / "probabilities.npz" for run in runs]
     if not all(path.is_file() for path in paths):
-        return np.nan
+        return None
     saved = [np.load(path) for path in paths]
     mean = np.mean([one["probabilities"] for one in saved], axis=0, dtype=np.float32)  # (N, C)
     return float(np.mean(mean.argmax(1) == saved[0]["labels"]))
@@ -50,7 +50,8 @@ def write(folder: Path, runs: Runs, head: list[str]) -> None:
     means, gaps = summary(rows)
     means[0].append("seeds together: test/accuracy")
     for cells in means[1:]:
-        cells.append(f"{together([run for (name, _), run in runs.items() if f'`{name}`' == cells[0]]):.4f}")
+        accuracy = together([run for (name, _), run in runs.items() if f"`{name}`" == cells[0]])
+        cells.append("-" if accuracy is None else f"{accuracy:.4f}")
     lines = [*head, about, "", *markdown(means)]
     if gaps[1:]:
         lines += ["", "Difference from the first with the same seed, mean and 95 % interval:", "", *markdown(gaps)]

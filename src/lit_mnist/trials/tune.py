@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.atomic import write_whole
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import find_config
+from lit_mnist.trials.paired import lower_is_better
 from lit_mnist.trials.reproduce import check_least, config_of, fit_all, words_of
 from lit_mnist.trials.results import write, write_table
 from lit_mnist.trials.search import Search, parsed
@@ -78,7 +79,7 @@ def compare(search: Search, seeds: list[int], workers: int | None) -> None:
     if not done:
         fail(f"no trial was completed; {folder / 'trials.csv'} says why", status=1)
     figures.save(figure(done, search.monitor, study), folder / "search.png")
-    best = (min if study.direction.name == "MINIMIZE" else max)(done, key=lambda trial: trial.values[0])
+    best = best_of(done, search.monitor)
     name, words = f"trial_{best.number}", options(best.params)
     files = {"start": folder / "start.yaml", name: folder / "best.yaml"}
     for path, point in zip(files.values(), ([], words), strict=True):
@@ -94,15 +95,19 @@ def compare(search: Search, seeds: list[int], workers: int | None) -> None:
     write(folder, found, head)
 
 
+def best_of(trials: list[Any], monitor: str) -> Any:
+    """The trial with the best value."""
+    return (min if lower_is_better(monitor) else max)(trials, key=lambda trial: trial.value)
+
+
 def figure(trials: list[Any], monitor: str, study: "Study") -> "Figure":
     """The value of each trial with the best so far, and how much each option matters."""
     from optuna.importance import get_param_importances
 
     made, (left, right) = figures.new_figure(9, 3.6, columns=2)
     numbers, values = [trial.number for trial in trials], [trial.value for trial in trials]
-    best = min if study.direction.name == "MINIMIZE" else max
     left.plot(numbers, values, "o", color=figures.TRAIN, markersize=4, label="a trial that was not pruned")
-    bests = [best(values[: place + 1]) for place in range(len(values))]
+    bests = [best_of(trials[: place + 1], monitor).value for place in range(len(trials))]
     left.step(numbers, bests, where="post", color=figures.VAL, label="the best so far")
     left.set_yscale("log" if monitor.endswith("loss") else "linear")
     for formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
