@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 import yaml
 from conftest import DIGITS, ROOT, Cli
+from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_mnist.__main__ import COMMANDS
@@ -51,11 +53,30 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
 
 
-@pytest.mark.parametrize(("level", "name"), [("medium", "bf16"), ("high", "tf32"), ("highest", "ieee")])
-def test_float32_precision_holds_for_products_and_convolutions(level: str, name: str, cli: Cli) -> None:
-    cli("fit", *QUICK, "--float32_precision", level, "--trainer.fast_dev_run", 1).worked()
-    backend = torch.backends.mkldnn
-    assert (backend.matmul.fp32_precision, backend.conv.fp32_precision) == (name, name)
+class Told(Callback):
+    """Prints the precision of a fit or a test."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        print(f"{stage}: {trainer.precision}, {torch.get_float32_matmul_precision()}")
+
+
+@pytest.mark.parametrize(
+    ("processor", "options", "expected"),
+    [
+        ("avx512_bf16", "--float32_precision medium", "bf16-mixed, medium"),
+        ("avx512_bf16", "--float32_precision medium --trainer.precision 32-true", "32-true, medium"),
+        ("avx512_bf16", "--float32_precision high", "32-true, high"),
+        ("avx512_vnni", "--float32_precision medium", "32-true, medium"),
+    ],
+)
+def test_medium_precision_is_bf16_mixed_on_a_processor_that_has_bfloat16(
+    processor: str, options: str, expected: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {processor: True, "amx_bf16": False})
+    fit = cli("fit", *QUICK, *options.split(), "--trainer.accelerator", "cpu", "--trainer.callbacks+=test_cli.Told")
+    assert f"FITTING: {expected}\n" in fit.worked().out
+    level = expected.partition(", ")[2]
+    assert f"TESTING: 32-true, {level}\n" in cli("test").worked().out
 
 
 def test_a_fit_and_its_test_leave_their_files_in_one_run_folder(cli: Cli, tmp_path: Path) -> None:

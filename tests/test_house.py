@@ -19,11 +19,11 @@ LINES = {  # at most, of all files of a room together
     ("fast",): 93,
     ("views",): 619,
     ("use",): 573,
-    ("cli",): 418,
+    ("cli",): 416,
     ("trials",): 798,
     ("__main__",): 44,
     ("program",): 73,
-    LEAVES: 246,
+    LEAVES: 254,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -63,12 +63,12 @@ def test_the_launcher_says_how_many_processes_there_are(
 
 
 def test_options_that_are_given_are_not_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = SimpleNamespace(devices="auto", num_nodes=1, strategy="auto", plugins=None)
+    nothing = SimpleNamespace(accelerator="cpu", devices="auto", num_nodes=1, strategy="auto", plugins=None)
     assert trainer_options(nothing) == {}
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert trainer_options(nothing) == {"devices": 2, "num_nodes": 3, "strategy": "ddp"}
-    given = SimpleNamespace(devices=4, num_nodes=5, strategy="fsdp", plugins=None)
+    given = SimpleNamespace(accelerator="cpu", devices=4, num_nodes=5, strategy="fsdp", plugins=None)
     assert trainer_options(given) == {"devices": 4, "num_nodes": 5, "strategy": "fsdp"}
 
 

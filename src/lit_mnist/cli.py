@@ -79,7 +79,7 @@ class CLI(LightningCLI):
         parser.add_argument("--figures", type=bool, default=True, help=about)
         about = "Metric that selects best.ckpt, such as val/accuracy."
         parser.add_argument("--best", type=str, default="val/loss", help=about)
-        about = "Precision inside float32 products and convolutions: high is TF32, medium bfloat16, where it is faster."
+        about = "Precision of float32 products: high is TF32, medium bfloat16. Medium is bf16-mixed where a CPU has it."
         levels = Literal["highest", "high", "medium"]
         parser.add_argument("--float32_precision", type=levels, default="highest", help=about)
         parser.add_argument(
@@ -183,11 +183,9 @@ class CLI(LightningCLI):
         config = self.config_init[self.command]
         options = config.trainer
         torch.set_float32_matmul_precision(config.float32_precision)
-        backend: Any = torch.backends.mkldnn
-        backend.conv.fp32_precision = backend.matmul.fp32_precision  # convolutions on a CPU, too
         mode = mode_of(config.best, self.model) if self.command == "fit" else ""
         try:
-            kwargs |= trainer_options(options)
+            kwargs |= trainer_options(options, self.command == "fit" and config.float32_precision == "medium")
         except RuntimeError as error:  # of SLURM's variables
             fail(error)
         if self.named and options.enable_checkpointing is False:

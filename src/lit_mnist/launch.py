@@ -25,10 +25,13 @@ def launched() -> tuple[int, int]:
     return 1, 1
 
 
-def trainer_options(given: Any) -> dict[str, Any]:
-    """Options of the Trainer that follow from the launcher, unless they are given."""
+def trainer_options(given: Any, bfloat16: bool = False) -> dict[str, Any]:
+    """Options of the Trainer that follow from launcher and processor, unless they are given."""
     per_host, hosts = launched()
     options: dict[str, Any] = {}
+    on_cpu = given.accelerator == "cpu" or not torch.accelerator.is_available()
+    if bfloat16 and on_cpu and has_bfloat16() and not (given.precision or given.plugins):
+        options["precision"] = "bf16-mixed"
     if per_host * hosts > 1:
         options["devices"] = per_host if given.devices == "auto" else given.devices
         options["num_nodes"] = hosts if given.num_nodes == 1 else given.num_nodes
@@ -36,6 +39,11 @@ def trainer_options(given: Any) -> dict[str, Any]:
     if "TORCHELASTIC_RUN_ID" not in os.environ and SLURMEnvironment.detect() and not given.plugins:
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]  # Lightning would resume inside an epoch
     return options
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16; without, mixed precision is slower than float32."""
+    return any("bf16" in name and found for name, found in torch.cpu.get_capabilities().items())
 
 
 def speaks() -> bool:

@@ -16,6 +16,7 @@ from lit_mnist.classifier import Classifier, ModelError
 from lit_mnist.data import DataError
 from lit_mnist.data.batches import BatchLoader
 from lit_mnist.errors import fail, nearest, print_error
+from lit_mnist.launch import has_bfloat16
 
 
 class FitCheck(Callback):
@@ -23,8 +24,7 @@ class FitCheck(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_schedules(trainer)
-        has_bfloat16 = any("bf16" in name and found for name, found in torch.cpu.get_capabilities().items())
-        if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and not has_bfloat16:
+        if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and not has_bfloat16():
             why = "this processor has no bfloat16; leave it out, and take --float32_precision medium"
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         loader: Any = trainer.train_dataloader
