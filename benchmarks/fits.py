@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -15,13 +16,14 @@ from lit_mnist.runs.folder import read_metrics
 from lit_mnist.trials.reproduce import words_of
 
 CONFIGS = HERE.parent / "configs"
-EPOCHS = 6  # of a short fit; the first is not counted
+EPOCHS = 4  # of a short fit; the first is not counted
+FLOAT32 = ("--float32_precision", "highest")
 
 
-def epochs_of(configs: list[Path], environ: dict[str, str]) -> list[float]:
+def epochs_of(configs: list[Path], environ: dict[str, str], options: Sequence[str] = ()) -> list[float]:
     """Seconds of the epochs of a short fit in a process of its own."""
     command = [sys.executable, "-m", "lit_mnist", "fit", *words_of(configs)]
-    command += ["--trainer.max_epochs", str(EPOCHS), "--figures", "false", "--trainer.logger", "false"]
+    command += ["--trainer.max_epochs", str(EPOCHS), "--figures", "false", "--trainer.logger", "false", *options]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(command, cwd=folder, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL)
         return [row["seconds"] for row in read_metrics(Path(folder) / "lightning_logs/version_0")][1:]
@@ -40,17 +42,19 @@ def main() -> None:
         seconds = epochs_of(configs, {})
         fit = whole * statistics.median(seconds)
         spread = f"{whole * min(seconds):.0f}..{whole * max(seconds):.0f}"
-        rows.append(
-            [f"configs/{path.relative_to(CONFIGS)}", whole, f"{statistics.median(seconds):.2f}", f"{fit:.0f}", spread]
-        )
+        name, median = str(path.relative_to(CONFIGS.parent)), f"{statistics.median(seconds):.2f}"
+        is_reduced = "\nfloat32_precision:" in text
+        in_float32 = f"{statistics.median(epochs_of(configs, {}, FLOAT32)):.2f}" if is_reduced else ""
+        rows.append([name, whole, median, f"{fit:.0f}", spread, in_float32])
         print(*rows[-1], flush=True)
         path.write_text(re.sub("; fit .*", f"; fit {fit:.0f} s in one thread ({processor()})", text))
     write_table(
         HERE / "results" / f"{processor()}-fits.md",
         "Seconds of a fit in one thread",
         f"`python benchmarks/fits.py`: the median of {EPOCHS - 1} epochs times the number in the config, and the same"
-        " of the fastest and the slowest. Validation and checkpoints are included, start and figures are not.",
-        ["config", "epochs", "s an epoch", "s a fit", "min..max s"],
+        " of the fastest and the slowest. Validation and checkpoints are included, start and figures are not. The"
+        " last column is for configs with another float32_precision.",
+        ["config", "epochs", "s an epoch", "s a fit", "min..max s", "s an epoch with --float32_precision highest"],
         rows,
     )
 
