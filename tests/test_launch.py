@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import DIGITS, ROOT, Cli, run_command
 from filelock import FileLock
+from lightning.pytorch.plugins import MixedPrecision
 
 from lit_mnist.errors import fail
 from lit_mnist.launch import launched, trainer_options
@@ -70,6 +71,30 @@ def test_options_that_are_given_are_not_the_launchers(monkeypatch: pytest.Monkey
     assert trainer_options(nothing) == {"devices": 2, "num_nodes": 3, "strategy": "ddp"}
     given = SimpleNamespace(accelerator="cpu", devices=4, num_nodes=5, strategy="fsdp", plugins=None)
     assert trainer_options(given) == {"devices": 4, "num_nodes": 5, "strategy": "fsdp"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, {"precision": "bf16-mixed"}),
+        ({"wanted": False}, {}),
+        ({"has": {"avx512_vnni": True, "amx_bf16": False}}, {}),
+        ({"precision": "32-true"}, {}),
+        ({"plugins": [MixedPrecision("bf16-mixed", "cpu")]}, {}),
+        ({"accelerator": "gpu", "gpu": True}, {}),
+        ({"accelerator": "auto", "gpu": True}, {}),
+        ({"accelerator": "auto"}, {"precision": "bf16-mixed"}),
+    ],
+    ids=str,
+)
+def test_bf16_mixed_is_for_a_processor_that_has_bfloat16(
+    changed: dict[str, Any], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {"wanted": True, "has": {"avx512_bf16": True}, "gpu": False, "precision": None, "plugins": None} | changed
+    given = SimpleNamespace(**{"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "strategy": "auto"} | case)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: case["has"])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: case["gpu"])
+    assert trainer_options(given, case["wanted"]) == expected
 
 
 def test_options_that_contradict_the_launcher_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
