@@ -70,7 +70,7 @@ class CLI(LightningCLI):
         return {self.command: set(inspect.signature(getattr(Trainer, self.command)).parameters)}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        about = "Seed of initialisation, sample order and dropout."
+        about = "Seed of initial weights, sample order, dropout and augmentation."
         parser.add_argument("--seed_everything", type=NonNegativeInt, default=self.seed_everything_default, help=about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -79,14 +79,14 @@ class CLI(LightningCLI):
         parser.add_argument("--figures", type=bool, default=True, help=about)
         about = "Metric that selects best.ckpt, such as val/accuracy."
         parser.add_argument("--best", type=str, default="val/loss", help=about)
-        about = "Precision of float32 products: high is TF32, medium bfloat16. Medium is bf16-mixed where a CPU has it."
+        about = "Precision of float32 matrix products; with medium, a CPU that has bfloat16 fits in bf16-mixed."
         levels = Literal["highest", "high", "medium"]
         parser.add_argument("--float32_precision", type=levels, default="highest", help=about)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="A checkpoint: a path, or best or last of the newest run. fit resumes from it; without, a run is new."
-            " validate and test evaluate it, by default best; they also take pretrained.",
+            help="A checkpoint: a path, or best or last of the run that was begun or resumed last. fit resumes from it;"
+            " without, a run is new. validate and test evaluate it, by default best; they also take pretrained.",
         )
         if self.command == "fit":
             about = "Name of the run and of its folder in lightning_logs; the same command starts or resumes it."
