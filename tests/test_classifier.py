@@ -71,6 +71,21 @@ def test_the_defaults_are_the_recipes() -> None:
     assert (data.dataset, data.batch_size, data.val_size) == ("mnist", 128, None)
 
 
+def test_rmsprop_keeps_its_averages_above_zero_and_the_weights_of_torch() -> None:
+    ours, theirs = torch.randn(100, requires_grad=True), torch.empty(100, requires_grad=True)
+    theirs.data.copy_(ours.data)
+    optimizers = [KerasRMSprop([ours]), torch.optim.RMSprop([theirs], lr=1e-3, alpha=0.9, eps=1e-7)]
+    for step in range(200):
+        ours.grad = torch.randn(100) * torch.logspace(-15, 0, 100) * (step < 20)
+        ours.grad[::2] = 0  # as for pixels that are always black
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    assert (optimizers[0].state[ours]["square_avg"] > 0).all()
+    assert not (optimizers[1].state[theirs]["square_avg"] > 0).all()
+
+
 @pytest.mark.parametrize("size", [1.0, 1e-7])
 def test_rmsprop_steps_follow_the_formula(size: float) -> None:
     model = small()

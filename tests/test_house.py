@@ -12,7 +12,7 @@ STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "cl
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast")
 ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 753,
+    STARTER: 761,
     ("augment",): 86,
     ("image_files", "folder"): 240,
     ("runs",): 528,
