@@ -44,6 +44,7 @@ def _isolated() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     states = random.getstate(), np.random.get_state()
+    torch.set_float32_matmul_precision("highest")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
