@@ -1,4 +1,4 @@
-"""How a process begins: what torchrun or SLURM's srun has started, and what libraries are told."""
+"""How a process begins: what torchrun, srun and the processor decide, and what libraries are told."""
 
 import logging
 import os
