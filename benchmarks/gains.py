@@ -1,4 +1,4 @@
-"""What each trick for speed gains: the same fit with and without it, in turn, in one process."""
+"""Gain of each optimization: the same fit with and without it, alternating in one process."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What a second host gains: seconds per epoch for several global batches, and of adding up the gradients once.
+"""Gain of a second host: seconds per epoch for several global batches, and of one gradient all-reduce.
 
 python benchmarks/hosts.py
 torchrun --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint HOST:29500 benchmarks/hosts.py  # on both

@@ -1,4 +1,4 @@
-"""How cost grows: seconds per epoch and peak memory against samples, batch size, hidden width and devices."""
+"""Growth of cost: time per image and peak memory against samples, batch size, hidden width and devices."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What a command takes beside its work: processes from their start to their end, against the import of Lightning."""
+"""Start-up time: processes from start to end, compared with the import of Lightning."""
 
 import statistics
 import subprocess

@@ -29,7 +29,7 @@ PHOTOS: dict[str, dict[str, float]] = {
 def photo(
     digit: NDArray[np.uint8], chance: np.random.Generator, turn: float = 5, blur: float = 1, level: float = 0.3
 ) -> Image.Image:
-    """What a phone might make of a digit written on paper: a JPEG of 400x300 with uneven light and noise.
+    """A simulated photo of a digit on paper: a JPEG of 400x300 with uneven light and noise.
 
     Args:
         digit: (28, 28) uint8, light on dark.

@@ -1,4 +1,4 @@
-"""What several test files share: small data, the command line in this process, and runs that are trained once."""
+"""Shared fixtures: small data, the command line in this process, and runs that are trained once."""
 
 import copy
 import logging
@@ -121,7 +121,7 @@ def quiet(tmp_path: Path) -> Callable[..., L.Trainer]:
 
 @dataclass
 class Result:
-    """How a command ended and what it said."""
+    """Exit status and output of a command."""
 
     status: int
     out: str

@@ -156,7 +156,7 @@ def test_a_continued_fit_equals_one_that_never_stopped(cli: Cli, tmp_path: Path)
 def test_a_schedule_that_was_planned_for_fewer_epochs_is_not_resumed(cli: Cli) -> None:
     cli("fit", *QUICK, "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.01).worked()
     done = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
-    done.refused("--model.lr_scheduler: OneCycleLR was planned for 72 steps, and this fit has 108")
+    done.refused("--model.lr_scheduler: OneCycleLR was planned for 72 steps, but this fit has 108")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_another_lightning_module_fits_tests_and_resumes_as_if_never_stopped(
     assert "warning: --best: val/loss is not logged" in cli(*fit, "--trainer.max_epochs", 1).err
     cli(*fit, "--trainer.max_epochs", 1, "--best", "val_loss").worked()
     assert (tmp_path / "lightning_logs/version_3/checkpoints/best.ckpt").is_file()
-    cli(*fit, "--best", "val/score").refused("--best: val/score is not a metric of which the best value is known")
+    cli(*fit, "--best", "val/score").refused("--best: val/score is not a metric with a known best value")
 
 
 def test_best_ckpt_has_the_best_value_of_any_metric(cli: Cli, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_best_ckpt_has_the_best_value_of_any_metric(cli: Cli, tmp_path: Path) ->
     saved = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)
     rows = read_metrics(tmp_path / "lightning_logs/version_0")
     assert saved["epoch"] + 1 == max(rows, key=lambda row: row["val/f1"])["epoch"]
-    cli("fit", *QUICK, "--best", "val/f2").refused("--best: val/f2 is not a metric of which the best value is known")
+    cli("fit", *QUICK, "--best", "val/f2").refused("--best: val/f2 is not a metric with a known best value")
     cli("fit", *QUICK, "--ckpt_path", "last", "--best", "val/accuracy").refused("--best: val/accuracy contradicts")
 
 
@@ -359,15 +359,15 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
         ("fit --float32_precision low", ["--float32_precision", "medium", "low"]),
         ("fit --model.network.widht 1", ["--model.network.widht: there is no such option"]),
         ("fit --model.network nonsense", ["--model.network", "nonsense"]),
-        ("fit --trainer.max_epochs x", ["--trainer.max_epochs", "int", "x"]),
-        ("fit --model.optimizer Adam --model.optimizer.lr x", ["--model.optimizer.lr", "float", "x"]),
+        ("fit --trainer.max_epochs x", ["--trainer.max_epochs", "whole number, not x"]),
+        ("fit --model.optimizer Adam --model.optimizer.lr x", ["--model.optimizer.lr", "a number, not x"]),
         ("fit --model.optimizer SGD --model.optimizer.lr -1 --data.dataset digits", ["--model.optimizer", "-1"]),
         ("fit --data.batch_size 0", ["--data.batch_size: 0 is not at least 1"]),
         ("fit --data.dataset letters", ["--data.dataset", "fashion_mnist", "letters"]),
         ("fit --data.dataset digits --data.val_size 9999", ["--data.val_size: 9999 is not in 1..1437"]),
         ("fit --config missing.yaml", ["missing.yaml: there is no such config"]),
         ("fit --config broken.yaml", ["broken.yaml: while parsing a flow node", "line 2, column 1"]),
-        ("fit --ckpt_path missing.ckpt", ["missing.ckpt is no file"]),
+        ("fit --ckpt_path missing.ckpt", ["missing.ckpt is not a file"]),
         ("fit --ckpt_path last", ["no run in lightning_logs"]),
         ("fit --seed_everything -1", ["--seed_everything", "-1"]),
         ("fit --trainer.accelerator abacus", ["--trainer", "abacus"]),
@@ -378,7 +378,7 @@ def test_class_weights_are_those_of_the_loss_that_trains(cli: Cli, tmp_path: Pat
         ("fit --model FastClassifier --model.steps_per_execution 0", ["--model.steps_per_execution: 0 is not at"]),
         ("test", ["no run in lightning_logs"]),
         ("tset", ["tset: there is no such command", "test"]),
-        ("report nothing", ["nothing: is no folder"]),
+        ("report nothing", ["nothing: is not a folder"]),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_leaves_nothing(line: str, words: list[str], cli: Cli, tmp_path: Path) -> None:
@@ -525,9 +525,8 @@ def test_a_fit_that_max_steps_ended_is_resumed(cli: Cli, tmp_path: Path) -> None
     cli("fit", *QUICK, "--trainer.max_steps", 50).worked()
     rows = read_metrics(run := tmp_path / "lightning_logs/version_0")
     done = cli("fit", "--ckpt_path", "last").worked()
-    assert (
-        "the fit had ended before; to resume it, raise --trainer.max_epochs (2) or --trainer.max_steps (50)" in done.out
-    )
+    how = "raise --trainer.max_epochs (2) or --trainer.max_steps (50)"
+    assert f"the fit was already complete; to extend it, {how}" in done.out
     assert read_metrics(run) == rows
     cli("fit", "--ckpt_path", "last", "--trainer.max_steps", -1, "--trainer.max_epochs", 3).worked()
     assert [row["epoch"] for row in read_metrics(run)] == [1, 2, 3]

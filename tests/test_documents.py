@@ -61,7 +61,7 @@ def test_every_command_of_the_readme_works_in_the_order_given(
 
 
 def write_own_images(folder: Path) -> None:
-    """What the page on own images takes as given: a folder of two classes, and tables of pixels."""
+    """Data that the page on own images assumes: a folder of two classes, and tables of pixels."""
     data = MNISTDataModule("digits")
     data.setup()
     (images, labels), (others, _) = data.splits["train"], data.splits["test"]

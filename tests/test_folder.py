@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(root: Path, capsys: py
     data.setup()
     assert sum(len(labels) for _, labels in data.splits.values()) == 23
     err = capsys.readouterr().err
-    assert err.count("is left out: the file is no image") == 2
+    assert err.count("is skipped: the file is not an image") == 2
     assert "25 images" not in err
 
 

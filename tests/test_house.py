@@ -12,18 +12,18 @@ STARTER = ("__init__", "networks", "data", "metrics", "optim", "checkpoint", "cl
 ROOMS = ("augment", *STARTER[1:], "image_files", "folder", "runs", "fast")
 ROOMS += ("views", "use", "cli", "trials", "program", "__main__")
 LINES = {  # at most, of all files of a room together
-    STARTER: 761,
+    STARTER: 760,
     ("augment",): 86,
     ("image_files", "folder"): 240,
     ("runs",): 528,
     ("fast",): 93,
-    ("views",): 619,
+    ("views",): 616,
     ("use",): 573,
-    ("cli",): 416,
+    ("cli",): 415,
     ("trials",): 798,
     ("__main__",): 44,
     ("program",): 73,
-    LEAVES: 254,
+    LEAVES: 261,
 }
 LONG = {"cli.py": "all that LightningCLI is given to do"}  # beyond 230
 

@@ -143,7 +143,7 @@ def test_the_same_command_starts_a_named_run_or_resumes_it(cli: Cli, tmp_path: P
     cli(*FIT, "--name", "mine", "--trainer.max_epochs", 3).worked()
     assert_equal(logs / "mine", logs / "version_0")
     assert [row["epoch"] for row in read_metrics(logs / "mine")] == [1, 2, 3]
-    assert "the fit had ended before" in cli(*FIT, "--name", "mine", "--trainer.max_epochs", 3).worked().out
+    assert "the fit was already complete" in cli(*FIT, "--name", "mine", "--trainer.max_epochs", 3).worked().out
     assert "lightning_logs/mine/checkpoints/best.ckpt" in cli("test").worked().out, "the run that was resumed last"
     assert sorted(path.name for path in logs.iterdir()) == ["mine", "version_0"]
 

@@ -1,4 +1,4 @@
-"""What only processes show: signals, two devices, copies of the package, python -m."""
+"""Tests that need processes: signals, two devices, copies of the package, python -m."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The program, as lit-mnist and as python -m lit_mnist; a command imports what it needs once it is known."""
+"""The program: lit-mnist, or python -m lit_mnist. PyTorch is imported only when a command needs it."""
 
 import sys
 
@@ -8,7 +8,7 @@ COMMANDS = {
     "fit": "Train, and save a run folder with checkpoints, metrics and curves.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
-    "predict": "Say which digit, or other class, each image file shows.",
+    "predict": "Predict the class of each image file, such as its digit.",
     "export": "Write a checkpoint as one ONNX file that needs no PyTorch.",
     "demo": "Serve a page where you draw a digit or drop an image, and see the prediction.",
     "report": "Compare runs in one self-contained HTML page.",

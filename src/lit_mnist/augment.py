@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, where they are: each image is turned, bent and moved in its own way."""
+"""Augmentation of whole batches on their device: random affine and elastic distortion of each image."""
 
 import math
 
@@ -8,17 +8,17 @@ from torch.nn import functional as F
 
 
 class RandomWarp(nn.Module):
-    """A random affine map of each image, and an elastic one: Simard et al., 2003, "Best practices for CNNs".
+    """Random affine and elastic distortion of each image: Simard et al., 2003, "Best practices for CNNs".
 
-    Both together are one bilinear resampling; what comes from beyond the border is 0, the background.
+    Both are one bilinear resampling; pixels from outside the image are 0, the background.
 
     Args:
-        rotation: Degrees, at most, to either side.
-        shear: Degrees of slant, at most, to either side.
-        scale: Share by which width and height, each on its own, grow or shrink at most, 0 to below 1.
-        shift: Pixels, at most, in each direction.
-        elastic: Standard deviation, in pixels, of the displacement that bends an image.
-        smoothness: Pixels over which neighbours are displaced alike: the standard deviation of a Gaussian, at least 2.
+        rotation: Largest rotation to either side, in degrees.
+        shear: Largest slant to either side, in degrees.
+        scale: Largest change of the width, and independently of the height, as a share in [0, 1).
+        shift: Largest shift in each direction, in pixels.
+        elastic: Standard deviation of the elastic displacement, in pixels.
+        smoothness: Standard deviation of the Gaussian that smooths the displacement, in pixels, at least 2.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class RandomWarp(nn.Module):
         self.elastic, self.smoothness = elastic, smoothness
 
     def forward(self, images: Tensor) -> Tensor:
-        """Other images of the same classes: (B, H, W) or (B, C, H, W) float -> the same."""
-        where = self._affine(images)  # from which point of its image each pixel comes: (B, 2, H, W), x and y
+        """Distort a batch: (B, H, W) or (B, C, H, W) float -> the same shape."""
+        where = self._affine(images)  # source point (x, y) of each pixel: (B, 2, H, W)
         if self.elastic:
             where = where + self._bend(images)
         planes = images if images.ndim == 4 else images.unsqueeze(1)  # (B, C, H, W)
         return F.grid_sample(planes, where.permute(0, 2, 3, 1), align_corners=False).view_as(images)
 
     def _affine(self, images: Tensor) -> Tensor:
-        """The affine map of each image, in units of half an image: (B, 2, H, W)."""
+        """Source points under a random affine map of each image, in units of half an image: (B, 2, H, W)."""
         rows, columns = images.shape[-2:]
         most = [math.radians(self.rotation), math.tan(math.radians(self.shear)), self.scale, self.scale]
         most += [2 * self.shift / columns, 2 * self.shift / rows]
@@ -60,13 +60,13 @@ class RandomWarp(nn.Module):
         across = [width * cos, width * (shear * cos - sin) * (rows / columns), right]
         along = [height * sin * (columns / rows), height * (shear * sin + cos), down]
         maps = torch.stack([*across, *along], dim=1).view(-1, 3)  # (2B, 3)
-        y, x = ((2 * _places(images, side, 1) + 1) / side - 1 for side in (rows, columns))  # middles of pixels in -1..1
+        y, x = ((2 * _places(images, side, 1) + 1) / side - 1 for side in (rows, columns))  # centres of pixels in -1..1
         y, x = torch.meshgrid(y, x, indexing="ij")
         points = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x).flatten()])  # (3, H * W)
         return (maps @ points).view(-1, 2, rows, columns)  # F.affine_grid takes ten times as long on a CPU
 
     def _bend(self, images: Tensor) -> Tensor:
-        """Smooth displacements of such a standard deviation, in units of half an image: (B, 2, H, W)."""
+        """Smooth random displacements, in units of half an image: (B, 2, H, W)."""
         y, x = (self._gaussian(images, side) for side in images.shape[-2:])
         noise = images.new_empty(len(images), 2, x.shape[1], y.shape[1]).normal_()
         bends: Tensor = (noise @ y.T).mT @ x.T  # along either side, (B, 2, H, W) in pixels
@@ -74,7 +74,7 @@ class RandomWarp(nn.Module):
         return bends * (2 * self.elastic / sides)
 
     def _gaussian(self, images: Tensor, side: int) -> Tensor:
-        """How much each pixel of a side is displaced by the noise of every other one: (side, (side + 1) // 2)."""
+        """Weight of the noise at every second pixel for each pixel of a side: (side, (side + 1) // 2)."""
         distance = _places(images, side, 1)[:, None] - _places(images, side, 2)
         gaussian: Tensor = torch.exp(-(distance**2) / (2 * self.smoothness**2))
         gaussian /= gaussian.norm(dim=1, keepdim=True)  # so that sums of unit noise have unit variance

@@ -8,11 +8,11 @@ import torch
 
 from lit_mnist import networks
 
-FORM: dict[str, Any] = {  # of a checkpoint
+FORM: dict[str, Any] = {  # entries of a checkpoint and their types
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
     **{"classes": list, "image_shape": list, "dataset": str, "epoch": int, "global_step": int},
 }
-PRETRAINED = Path(__file__).with_name("pretrained.ckpt")  # of the CNN of ladder/6_cnn, by the name "pretrained"
+PRETRAINED = Path(__file__).with_name("pretrained.ckpt")  # the CNN of ladder/6_cnn
 
 
 class CheckpointError(Exception):
@@ -37,9 +37,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         saved |= {name: kind(saved[name]) for name, kind in FORM.items()}
         with torch.device("meta"):  # without memory
             networks.build(saved["hyper_parameters"])
-    except Exception as error:  # whatever torch makes of a file
+    except Exception as error:  # torch.load raises errors of many types
         raise CheckpointError(f"{path}: is not a checkpoint of a fit, or is damaged: {error}") from error
     data = saved["datamodule_hyper_parameters"].items()
     plain = {name: value for name, value in data if isinstance(value, str if name == "dataset" else int | float)}
-    dataset = saved["dataset"] or plain.get("dataset", "")  # that of another LightningModule stands with the data alone
+    dataset = saved["dataset"] or plain.get("dataset", "")  # only a Classifier saves its own
     return saved | {"datamodule_hyper_parameters": plain, "dataset": dataset}

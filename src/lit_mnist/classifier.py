@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]  # images (B, *image_shape) float32 in [0, 1], lab
 
 
 class ModelError(ValueError):
-    """A part does not fit the others; the message begins with the argument of the model that is wrong."""
+    """A part does not fit the others; the message begins with the wrong argument of the model."""
 
 
 class Classifier(L.LightningModule):
@@ -33,13 +33,13 @@ class Classifier(L.LightningModule):
         network: Images (B, *image_shape) in [0, 1] -> logits (B, num_classes), such as MLP, the default, or CNN.
         optimizer: Called with the parameters, such as Adam.
         lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. If it takes total_steps
-            and none are given, the length of the fit is used, and the schedule advances after every step.
+            and none are given, it gets the number of steps of the fit, and the schedule advances after every step.
         lr_scheduler_interval: Whether the schedule advances after every epoch or after every training step.
         loss: Logits (B, num_classes), labels (B,) -> the loss that is minimised; None is CrossEntropyLoss. The metric
-            named loss is the cross-entropy in any case.
+            named loss is always the cross-entropy.
         metrics: Further metrics of logits and labels by name: f1 is logged as train/f1, val/f1 and test/f1.
         num_classes: Number of classes.
-        weights: A checkpoint with a network of the same form, whose weights a new fit starts from.
+        weights: A checkpoint of the same network, whose weights are the initial weights of a new fit.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         network = networks.MLP(num_classes=num_classes) if network is None else network
-        inner = dict(network.named_children()).get("_orig_mod")  # of a network that torch.compile has wrapped
+        inner = dict(network.named_children()).get("_orig_mod")  # a network wrapped by torch.compile
         self.network = network if inner is None else inner
         self.compiled: Any = None if inner is None else network.forward
         self.optimizer, self.loss = optimizer, nn.CrossEntropyLoss() if loss is None else loss
@@ -73,23 +73,23 @@ class Classifier(L.LightningModule):
         self.test_metrics = self.train_metrics.clone(prefix="test/")
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import what a checkpoint names
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's method imports the classes named in a checkpoint
         cls, checkpoint_path: str | Path, map_location: Any = None, *, strict: bool | None = None, **options: Any
     ) -> Self:
-        """A classifier in evaluation mode from a checkpoint, which is read as data, or CheckpointError.
+        """Load a classifier in evaluation mode; nothing named in the checkpoint is imported. Raises CheckpointError.
 
         Args:
             checkpoint_path: A checkpoint of a fit.
             map_location: Device of the classifier; None is the CPU.
-            strict: Whether no weight may be missing or left over; None is True.
-            options: Arguments of the class, such as `network` where the checkpoint's is none of `lit_mnist.networks`.
+            strict: Whether missing and unexpected weights are errors; None is True.
+            options: Arguments of the class, such as a `network` that is not in `lit_mnist.networks`.
         """
         saved = read_checkpoint(checkpoint_path)
         hparams, accepted = saved["hyper_parameters"], inspect.signature(cls).parameters.values()
         arguments = {"num_classes": hparams.get("num_classes", 10), "network": networks.build(hparams)}
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):  # a subclass may create them
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):  # a subclass may create both
             arguments = {p.name: arguments[p.name] for p in accepted if p.name in arguments}
-        ignored = ("hparams_file", "weights_only")  # Lightning's, of no use here
+        ignored = ("hparams_file", "weights_only")  # arguments of Lightning's method
         arguments |= {name: value for name, value in options.items() if value is not None and name not in ignored}
         if arguments.get("network", cls) is None:
             name = saved.get("network")
@@ -100,13 +100,13 @@ class Classifier(L.LightningModule):
         return classifier.eval().to(map_location or "cpu")
 
     def restore(self, saved: dict[str, Any], path: str | Path, strict: bool = True) -> None:
-        """Take the weights of a checkpoint and what it says of its images."""
+        """Restore the weights, the classes, the image shape and the name of the data set."""
         self.load_network(saved, path, strict)
         self.classes = saved["classes"] or self.classes
         self.image_shape, self.dataset = saved["image_shape"], saved["dataset"]
 
     def load_network(self, saved: dict[str, Any], path: str | Path, strict: bool = True) -> None:
-        """Give the network the weights of a checkpoint, as `read_checkpoint` has read it."""
+        """Load the network's weights from the result of `read_checkpoint`."""
         weights = {name[8:]: weight for name, weight in saved["state_dict"].items() if name.startswith("network.")}
         try:
             self.network.load_state_dict(weights, strict=strict)
@@ -129,7 +129,7 @@ class Classifier(L.LightningModule):
             self.load_network(read_checkpoint(self.weights), self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Called by Lightning for every checkpoint, which then says what it was trained on."""
+        """Called by Lightning for every checkpoint; adds the class of the network and the form of the images."""
         checkpoint |= {"classes": self.classes, "image_shape": self.image_shape, "dataset": self.dataset}
         checkpoint["network"] = f"{type(self.network).__module__}.{type(self.network).__qualname__}"
 
@@ -153,7 +153,7 @@ class Classifier(L.LightningModule):
         return outputs
 
     def _weighted(self, loss: Tensor, count: int) -> Tensor:
-        """The loss of one device's share of a batch, weighted by its size: shares of the last batch are unequal."""
+        """Weight the loss of a device by the size of its share: those of the last batch are unequal."""
         mean = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="mean")
         return loss.nan_to_num() * count / mean  # an empty share has a loss of NaN
 
@@ -188,13 +188,13 @@ class Classifier(L.LightningModule):
             return optimizer
         scheduler, interval = self.lr_scheduler, self.lr_scheduler_interval
         arguments = {name: parameter.default for name, parameter in inspect.signature(scheduler).parameters.items()}
-        arguments |= getattr(scheduler, "keywords", {})  # given to a functools.partial
+        arguments |= getattr(scheduler, "keywords", {})  # of a functools.partial
         options = {}
-        if arguments.get("total_steps", 0) is None:  # it takes them, and none are given
+        if arguments.get("total_steps", 0) is None:  # accepted, but not given
             steps = self.trainer.estimated_stepping_batches
             if steps == float("inf"):
                 raise ModelError("lr_scheduler: it needs total_steps, --trainer.max_epochs or --trainer.max_steps")
             options["total_steps"], interval = int(steps), "step"
-        # ReduceLROnPlateau alone looks at the monitor
+        # only ReduceLROnPlateau reads the monitor
         schedule: Any = {"scheduler": scheduler(optimizer, **options), "interval": interval, "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}

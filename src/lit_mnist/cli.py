@@ -46,54 +46,54 @@ from lit_mnist.views.terminal import EpochBar, NetworkSummary
 
 # For --model.loss.weight '[1, 8]'
 register_type(torch.Tensor, torch.Tensor.tolist, lambda numbers: torch.tensor(numbers, dtype=torch.float32))
-# How options begin that a resumed fit may not change.
+# Prefixes of options that a resumed fit may not change.
 DECISIVE = ("model", "data", "best", "seed_everything", "float32_precision")
 LINKED = ("num_classes", "image_shape")  # arguments of a network that follow from the data
-CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # of these, those that may
+CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weights")  # exceptions
 
 
 class CLI(LightningCLI):
     """LightningCLI with numbered or named run folders; --ckpt_path takes best, last, pretrained or a path."""
 
-    checkpoint: Path | None = None  # what is continued or evaluated
-    saved: Any = None  # what it holds
-    run: Path | None = None  # where this run saves its files; None where it saves none
+    checkpoint: Path | None = None  # path of the checkpoint to resume or evaluate
+    saved: Any = None  # its content
+    run: Path | None = None  # folder for the files of this run; None if it saves none
     named: Path | None = None  # the folder of --name
-    created = False  # whether this process has made the folder of the run
+    created = False  # whether this process has created the run folder
 
     def __init__(self, command: str, study: Sequence[L.Callback] | None, *args: Any, **kwargs: Any) -> None:
         self.command, self.study = command, study
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The Trainer's method, alone since parsers take time, and its arguments that CLI's methods give."""
+        """The Trainer's method, and its arguments that are no options; one command only, since parsers are slow."""
         return {self.command: set(inspect.signature(getattr(Trainer, self.command)).parameters)}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        about = "Seed of initial weights, sample order, dropout and augmentation."
+        about = "Seed of the initial weights, the sample order, dropout and augmentation."
         parser.add_argument("--seed_everything", type=NonNegativeInt, default=self.seed_everything_default, help=about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         name_parts(parser)
-        about = "Whether to draw figures, and to show images, histograms and the graph in TensorBoard."
+        about = "Whether to draw figures, and to log images, histograms and the graph to TensorBoard."
         parser.add_argument("--figures", type=bool, default=True, help=about)
         about = "Metric that selects best.ckpt, such as val/accuracy."
         parser.add_argument("--best", type=str, default="val/loss", help=about)
-        about = "Precision of float32 matrix products; with medium, a CPU that has bfloat16 fits in bf16-mixed."
+        about = "Precision of float32 matrix products; with medium, a CPU with bfloat16 trains in bf16-mixed."
         levels = Literal["highest", "high", "medium"]
         parser.add_argument("--float32_precision", type=levels, default="highest", help=about)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="A checkpoint: a path, or best or last of the run that was begun or resumed last. fit resumes from it;"
-            " without, a run is new. validate and test evaluate it, by default best; they also take pretrained.",
+            help="A checkpoint: its path, or best or last of the run that was started or resumed last. fit resumes from"
+            " it, or starts a new run without it. validate and test evaluate it, best by default, or pretrained.",
         )
         if self.command == "fit":
-            about = "Name of the run and of its folder in lightning_logs; the same command starts or resumes it."
+            about = "Name of the run and its folder in lightning_logs; the same command starts and resumes it."
             parser.add_argument("--name", type=str, help=about)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line on top of config.yaml of the run, or of what a checkpoint says."""
+        """Parse the command line on top of the run's config.yaml, or of the options in a checkpoint."""
         for option in (arg.partition("=")[0] for arg in args if arg.startswith("--model.")):
             name = option.rpartition(".")[2]
             if name in LINKED:
@@ -105,7 +105,7 @@ class CLI(LightningCLI):
         early.add_argument("--config", "-c", action="append", default=[])
         early.add_argument("--trainer.default_root_dir", dest="root", default=".")
         try:
-            typed, _ = early.parse_known_args(args)  # what decides on the other options
+            typed, _ = early.parse_known_args(args)  # options that affect the parsing of others
         except argparse.ArgumentError as error:
             fail(f"{error.argument_name}: {error.message}")
         if typed.name is not None and self.command == "fit":
@@ -116,12 +116,12 @@ class CLI(LightningCLI):
             if self.command == "fit" or typed.ckpt_path in (*NAMES, None):
                 run = run_of(self.checkpoint)
                 if run is None:
-                    why = "there is no config.yaml of its fit, so that it cannot be resumed"
+                    why = "it has no config.yaml of its fit, so it cannot be resumed"
                     raise CheckpointError(f"{self.checkpoint}: {why}")
                 base = [self.command, "--config", str(run / "config.yaml")]
             else:
                 base = [self.command, "--config", self._options_of_checkpoint(typed.data, typed.config)]
-            args = args if self.named else [*base, *args[1:]]  # the command of a named run is whole
+            args = args if self.named else [*base, *args[1:]]  # the command of a named run is complete
         self.config = parser.parse_args(args)
         self.config[self.command].ckpt_path = None  # so that a fit from the saved config starts anew
         if self.command == "fit":
@@ -133,7 +133,7 @@ class CLI(LightningCLI):
                 self._refuse_changes(parser, base)
 
     def _last_of_named_run(self, typed: argparse.Namespace) -> str | None:
-        """The checkpoint from which --name resumes; None where the run is still to start."""
+        """The checkpoint from which --name resumes; None for a new run."""
         if not re.fullmatch(r"\w[\w.-]*", typed.name):
             fail(f"--name: {typed.name!r} is not a word of letters, digits, _, - and .")
         if typed.ckpt_path:
@@ -143,13 +143,13 @@ class CLI(LightningCLI):
         return str(last) if last.is_file() else None
 
     def _find_checkpoint(self, typed: argparse.Namespace) -> Path:
-        """The checkpoint that --ckpt_path means; best and last are of the run whose config.yaml is given, if any."""
+        """The checkpoint of --ckpt_path; best and last are of the run whose config.yaml is given, if any."""
         folders = [Path(config).expanduser().parent for config in typed.config]
         run = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)
         return find_checkpoint(typed.ckpt_path, Path(typed.root).expanduser() / LOGS, run)
 
     def _options_of_checkpoint(self, data: str | None, configs: list[str]) -> str:
-        """What follows from a checkpoint alone, as a value of --config: nothing that it names is imported."""
+        """Options that follow from a checkpoint, as a value of --config; nothing named in it is imported."""
         options: dict[str, Any] = {}
         dataset, hparams = self.saved["dataset"], self.saved["hyper_parameters"]
         if dataset in ("", *SETS, "digits") and data is None:
@@ -157,19 +157,19 @@ class CLI(LightningCLI):
         elif data is None and not configs:
             raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images by --data")
         network = networks.build(hparams)
-        if network:  # one of ours: the parser imports what it is given
+        if network:  # only one of ours, since the parser imports its class
             spec = networks.describe(network)["network"]
             arguments = {name: value for name, value in spec["init_args"].items() if name not in LINKED}
             options["model"] = {"network": {**spec, "init_args": arguments}}
         return json.dumps(options)
 
     def _options(self, config: Any) -> dict[str, Any]:
-        """All options of a fit as plain data, such as config.yaml holds."""
+        """All options of a fit as plain data, as in config.yaml."""
         options: dict[str, Any] = yaml.safe_load(self.parser.dump(config, skip_unset=False))["fit"]
-        return {name: value for name, value in options.items() if name != "name"}  # which is the folder's
+        return {name: value for name, value in options.items() if name != "name"}  # the folder has it
 
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Fail for options that contradict those of the fit that continues."""
+        """Refuse options that contradict those of the resumed fit."""
         before, now = (dict(flat(self._options(config))) for config in (parser.parse_args(args), self.config))
         for name in before | now:
             if name.startswith(DECISIVE) and name not in CHANGEABLE and before.get(name) != now.get(name):
@@ -179,17 +179,17 @@ class CLI(LightningCLI):
                 )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with what a run shows and saves, unless its options switch that off."""
+        """Create the Trainer with the callbacks and the logger of a run, unless options disable them."""
         config = self.config_init[self.command]
         options = config.trainer
         torch.set_float32_matmul_precision(config.float32_precision)
         mode = mode_of(config.best, self.model) if self.command == "fit" else ""
         try:
             kwargs |= trainer_options(options, self.command == "fit" and config.float32_precision == "medium")
-        except RuntimeError as error:  # of SLURM's variables
+        except RuntimeError as error:  # about SLURM's variables
             fail(error)
         if self.named and options.enable_checkpointing is False:
-            fail("--name: a named run needs checkpoints; leave out --trainer.enable_checkpointing false")
+            fail("--name: a named run needs checkpoints; omit --trainer.enable_checkpointing false")
         if isinstance(self.model, Classifier):
             for name in (name for name in LINKED if not hasattr(self.datamodule, name)):
                 fail(f"--data: {type(self.datamodule).__name__} has no attribute {name}, which a Classifier needs")
@@ -199,7 +199,7 @@ class CLI(LightningCLI):
         user_callbacks = options.callbacks or []
         user_callbacks = user_callbacks if isinstance(user_callbacks, list) else [user_callbacks]
         callbacks: list[Any] = []
-        if self.command == "validate" or options.fast_dev_run:  # which save nothing
+        if self.command == "validate" or options.fast_dev_run:  # they save nothing
             kwargs |= {"enable_checkpointing": False, "logger": options.logger or False}
         else:
             self.run = self._choose_run(logs)
@@ -218,7 +218,7 @@ class CLI(LightningCLI):
         if options.enable_progress_bar is None and not has_bar:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks += [EpochBar(refresh_rate=25)] if sys.stdout.isatty() else []
-        kwargs["default_root_dir"] = str(self.run or logs / "none")  # where Lightning looks for what a SLURM job left
+        kwargs["default_root_dir"] = str(self.run or logs / "none")  # searched for checkpoints of SLURM jobs
         try:
             all_callbacks = [*callbacks, *user_callbacks, *(self.study or [])]
             trainer = super().instantiate_trainer(callbacks=all_callbacks, **kwargs)
@@ -226,22 +226,21 @@ class CLI(LightningCLI):
             if environment:  # a contradiction between the options and the launcher
                 environment.validate_settings(trainer.num_devices, trainer.num_nodes)
             return trainer
-        except Exception as error:  # of many kinds, by the options of the Trainer
+        except Exception as error:  # the Trainer's options raise errors of many types
             self._forget_unbegun_run()
             fail(f"--trainer: {error}")
 
     def _tensorboard(self, run: Path) -> TensorBoardLogger:
-        """TensorBoard's logger in a run folder; a resumed fit overwrites what came after its checkpoint."""
+        """TensorBoard's logger in a run folder; a resumed fit overwrites values from after its checkpoint."""
         purge = self.saved["global_step"] if self.saved and self.command == "fit" else None
         root, name = run.parent.parent, run.parent.name
         return TensorBoardLogger(root, name, run.name, default_hp_metric=False, purge_step=purge)
 
     def _callbacks_of_fit(self, run: Path, config: Any, mode: str) -> list[Any]:
-        """What a fit saves and shows; figures and summary are for a Classifier alone."""
+        """The callbacks of a fit; figures and summary are only for a Classifier."""
         options = config.trainer
-        callbacks: list[Any] = run_callbacks(
-            run, options.enable_checkpointing is not False, best=config.best, mode=mode
-        )
+        has_checkpoints = options.enable_checkpointing is not False
+        callbacks: list[Any] = run_callbacks(run, has_checkpoints, best=config.best, mode=mode)
         if isinstance(self.model, Classifier):
             callbacks += [Dashboard(run)] if config.figures else []
             callbacks += [NetworkSummary()] if options.enable_model_summary is not False else []
@@ -249,17 +248,17 @@ class CLI(LightningCLI):
         return callbacks
 
     def _evaluation(self, run: Path, figures: bool) -> Evaluation:
-        """What a test saves, with the checkpoint that it is of."""
+        """The callback that writes the results of a test, with its checkpoint."""
         assert self.checkpoint
         when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
         draw = figures and isinstance(self.model, Classifier)
         return Evaluation(run, {"checkpoint": self.checkpoint.name, **when}, draw)
 
     def _choose_run(self, logs: Path) -> Path:
-        """The run folder of the checkpoint, or a new one, which the first process chooses for all."""
+        """The run folder of the checkpoint, or a new one, which the first process chooses for all processes."""
         run = self.checkpoint and run_of(self.checkpoint)
         same = self.saved and self.saved["dataset"] in ("", name_of(self.datamodule))
-        if run and (same or self.command == "fit"):  # a test on other images is not one of that run
+        if run and (same or self.command == "fit"):  # a test on other images does not belong to that run
             return run
         if self.named:
             self.created = not self.named.exists()
@@ -303,36 +302,36 @@ class CLI(LightningCLI):
         if self.saved and self.saved["global_step"] == self.trainer.global_step:
             limits = {name: getattr(self.trainer, name) for name in ("max_epochs", "max_steps")}
             ended = " or ".join(f"--trainer.{name} ({value})" for name, value in limits.items() if value != -1)
-            print(f"the fit had ended before; to resume it, raise {ended}")
+            print(f"the fit was already complete; to extend it, raise {ended}")
         self._print_run()
         if self.run and self._saved and is_overridden("test_step", self.model):
             print(f"test with   {program()} test --config {quoted(self.run / 'config.yaml')}")
 
     def _advice(self) -> str:
-        """How to resume a fit that was stopped, as the end of a message."""
+        """The end of a message: how to resume a stopped fit."""
         if self.named:
             return "; the same command resumes it"
         if self.study is not None:
             return ""
         last = self._saved.get("last")
         resume = f"resume with: {program()} fit --ckpt_path {quoted(last)}" if last else "no epoch was finished"
-        return f"; {resume}" if self.trainer.is_global_zero else ""  # other processes do not know the run
+        return f"; {resume}" if self.trainer.is_global_zero else ""  # other processes do not know the run folder
 
     @property
     def _saved(self) -> dict[str, Path]:
-        """The checkpoints of this run by their names, best and last."""
+        """The checkpoints of this run by name, best and last."""
         paths = [self.run / "checkpoints" / f"{name}.ckpt" for name in NAMES] if self.run else []
         return {path.stem: path for path in paths if path.is_file()}
 
     def _print_run(self) -> None:
-        """Say where the files of a run are and how to see its curves."""
+        """Print the run folder and the command that shows its curves."""
         if self.run and self.trainer.is_global_zero:
             print(f"\nrun folder  {quoted(self.run)}")
             if any(self.run.glob("events.out.tfevents.*")):
                 print(f"curves      tensorboard --logdir {quoted(self.run.parent)}")
 
     def _forget_unbegun_run(self) -> None:
-        """Remove a run folder that this process has made and in which nothing was finished."""
+        """Remove the run folder if this process has created it and finished neither an epoch nor a test."""
         if self.created and self.run and not any((self.run / name).exists() for name in ("metrics.csv", "test.json")):
             shutil.rmtree(self.run, ignore_errors=True)
 
@@ -356,7 +355,7 @@ class CLI(LightningCLI):
             if self.trainer.is_global_zero:
                 measured = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
                 parts = [f"{name} {measured[name]:.4f}" for name in metrics_of([measured])]
-                if self.run and isinstance(model, Classifier):  # a test, which has just written this file
+                if self.run and isinstance(model, Classifier):  # a test has just written this file
                     images = read_test(self.run)["images"]
                     parts.append(f"({round(measured['test/accuracy'] * images):,} of {images:,})")
                 print("  ".join(parts))
@@ -365,9 +364,9 @@ class CLI(LightningCLI):
         self._print_run()
 
     def _compare_images(self, data: L.LightningDataModule) -> None:
-        """Refuse images that the network does not take, and say where their classes are others."""
+        """Refuse images that do not fit the network, and warn of classes with other names."""
         classes = self.saved["classes"]
-        if not classes:  # a checkpoint that does not say
+        if not classes:  # not in the checkpoint
             return
         before = self.saved["image_shape"], len(classes)
         now = list(getattr(data, "image_shape", before[0])), getattr(data, "num_classes", before[1])
@@ -383,7 +382,7 @@ def run_command(args: list[str], study: Sequence[L.Callback] | None = None) -> C
 
     Args:
         args: The command and its options; --config also takes the name of a shipped config.
-        study: Callbacks of a study that this fit is part of, which says itself how it is resumed.
+        study: Callbacks of the study that this fit belongs to; None for a fit of its own.
     """
     for place, word in enumerate(args):
         option, equals, name = word.partition("=")
@@ -411,6 +410,6 @@ def run_command(args: list[str], study: Sequence[L.Callback] | None = None) -> C
 
 
 def quoted(path: Any) -> str:
-    """A path as one word of a command line, as short as a person would type it."""
+    """A path as one word of a command line, relative if it is below the current folder."""
     path = Path(path).resolve()
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

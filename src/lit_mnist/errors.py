@@ -1,5 +1,6 @@
-"""What went wrong in one line on stderr: what a user typed, what is wrong with it, what is allowed."""
+"""Errors as one line on stderr: the user's input, the reason and the allowed values."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,24 +17,25 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_mnist.launch import speaks
 
 LIBRARIES = ("lit_mnist", "lightning", "torch", "torchmetrics", "torchvision")
-HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # of a class; no options, since they follow from the data
+HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # no options: they follow from the data
+KINDS = {"int": "whole number", "float": "number", "bool": "boolean", "collections.abc.Sequence": "list such as [1, 2]"}
 GROUPS = {L.LightningModule: "model", L.LightningDataModule: "data", L.Callback: "trainer.callbacks"}
 
 
 def print_error(message: object, level: str = "error") -> None:
-    """Print one line on stderr, once on each host."""
+    """Print a message as one line on stderr, once per host."""
     if speaks():
         print(f"lit-mnist: {level}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def fail(message: object, status: int = 2) -> NoReturn:
-    """Say in one line what is wrong and exit: with 2 for bad input, 1 for what went wrong later."""
+    """Print an error as one line and exit: with status 2 for bad input, 1 for a later failure."""
     print_error(message)
     sys.exit(status)
 
 
 def program() -> str:
-    """How this program was called, for commands in messages."""
+    """The command by which this program was called, for messages."""
     name = Path(sys.argv[0]).name
     if name == "lit-mnist":
         return name
@@ -42,7 +44,7 @@ def program() -> str:
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Leaves out the names of all classes that an option could take where they are hundreds."""
+    """Omits the list of classes that an option accepts where there are hundreds."""
 
     def add_argument(self, action: Any) -> None:
         if len(getattr(action, "extra_help", str)()) > 1500:
@@ -51,7 +53,7 @@ class ShortHelp(DefaultHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Takes no abbreviations, and reports what it cannot parse in one line."""
+    """Accepts no abbreviations, and reports a parse error as one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"prog": "lit-mnist", **kwargs}, allow_abbrev=False, formatter_class=ShortHelp)
@@ -68,13 +70,13 @@ class Parser(LightningArgumentParser):
         fail(shortened(message, known))
 
     def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
-        """Create all parts that a command line names; called by LightningCLI."""
+        """Called by LightningCLI to create all objects that the command line names."""
         options = {str(value): name for name, value in flat(cfg.get(cfg.get("subcommand"), cfg).as_dict())}
         return self.instantiate(cfg, instantiators=[(partial(create, options), object, True)], **kwargs)
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options as pairs of the name that the command line has for them and the value.
+    """Nested options as pairs of a name, as on the command line, and a value.
 
     {"network": {"class_path": "a.MLP", "init_args": {"dropout": 0.4}}} -> ("network", "MLP"), ("network.dropout", 0.4)
     """
@@ -88,9 +90,9 @@ def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Create a part, or say in one line what it refuses, such as "--model.network.dropout: 1.5 is not in [0, 1)".
+    """Create an object, or print the value that it rejects: "--model.network.dropout: 1.5 is not in [0, 1)".
 
-    In a class of the user's own only a ValueError is a refusal; other errors keep their traceback.
+    In a user's own class, only a ValueError is a rejection; other errors keep their traceback.
     """
     try:
         return part(*args, **kwargs)
@@ -103,7 +105,7 @@ def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> 
 
 
 def nearest(typed: str, known: Iterable[str]) -> str:
-    """What a user may have meant, as the end of a message: the name whose last word is most like the last one typed."""
+    """The end of a message: the known name whose last word is most similar to the typed one, or all names."""
 
     def likeness(name: str) -> float:
         return SequenceMatcher(None, name.rpartition(".")[2].lstrip("-"), typed.rpartition(".")[2].lstrip("-")).ratio()
@@ -116,28 +118,33 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 
 
 def shortened(message: str, options: Iterable[str]) -> str:
-    """What jsonargparse says in many lines, in one: the option in full, the first reason, and what was given."""
+    """A message of jsonargparse as one line: the full option, the first reason and the given value."""
     option, given = "", message.partition("Given value: ")[2].partition(". Got value")[0].partition("\n")[0]
     while (found := message.partition('Parser key "'))[1]:
         key, _, message = found[2].partition('":')
-        if not f".{option}".endswith(f".{key}"):  # which is named twice within a class
+        if not f".{option}".endswith(f".{key}"):  # a class repeats the end of its option
             option = f"{option}.{key}".lstrip(".")
     lines = (message.partition("Errors:")[2] or message).strip().splitlines()
     texts = [line.strip(" -") for line in lines if not line.endswith(":")]
     vague = ("Import path", "Expected a <class 'NoneType'>", "Given value")
     reason = next((text for text in texts if not text.startswith(vague)), texts[0] if texts else message)
-    reason = reason.rpartition("callable class: ")[2].partition(". Got value: Namespace")[0]
-    reason = reason.replace("<class 'collections.abc.Sequence'>", "list such as [1, 2]")
+    reason, _, value = reason.rpartition("callable class: ")[2].partition(". Got value: ")
+    given = value.partition(". Got value")[0] or given
+    expected = " ".join(text for text in texts if text.startswith("Expected a "))
+    if choices := re.findall(r"(?<=[\[ '])[\w-]+(?=[,\]'])", expected.partition("Literal")[2]):
+        return f"--{option}: {given} is not a choice{nearest(given, choices)}"
+    if reason.startswith("Expected a <class"):
+        kinds = [KINDS.get(name, name) for name in re.findall(r"<class '([\w.]+)'>", expected) if name != "NoneType"]
+        reason = f"Expected a {' or '.join(kinds)}"
     if reason.startswith(("No module named", "module '", "cannot import")):
         return f"--{option}: {given}: {reason}"
     if reason.startswith("Invalid content in sub-config file") and ".py" in reason:
-        return f"--{option}: a Python file is no config; name a class in it, such as my_file.{option.title()}"
+        return f"--{option}: a Python file is not a config; name a class in it, such as my_file.{option.title()}"
     if reason.startswith("Import path does not correspond to a subclass of "):
         return f"--{option}: {given} is not a {reason.rpartition(' ')[2]}"
     if reason.startswith("Expected a dot import path"):
-        reason = f"there is no class {given}; one of your own is named by its import path, such as my_file.{given}"
-        given = ""
-    if reason.startswith("Option '"):  # of a class, which is named nearby
+        return f"--{option}: there is no class {given}; one of your own is named by its import path, as my_file.{given}"
+    if reason.startswith("Option '"):  # of a class that the message names
         name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
         own = [f"--{option}.{name}" for name in getattr(kind.__init__, "__annotations__", {}) if name not in HIDDEN]
         known = [*own, *(one for one in options if one.startswith(f"--{option}.") and one != f"--{option}.{name}")]
@@ -147,6 +154,6 @@ def shortened(message: str, options: Iterable[str]) -> str:
         if given.startswith("{"):
             return f"--{option}: {missing} is missing; give it by {{class_path: ..., init_args: {{{missing}: ...}}}}"
         return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
-    said = given in reason or "Got value" in reason
-    plain = "Given value: " in message and not said and not given.startswith(("Namespace", "NestedArg"))
-    return f"--{option}: {reason}{f', not {given}' if plain else ''}" if option else reason
+    if option and given and f" {given} " not in f" {reason} " and not given.startswith(("Namespace", "NestedArg")):
+        reason = f"{reason}, not {given}"
+    return f"--{option}: {reason}" if option else reason

@@ -12,18 +12,18 @@ from torch.optim import LBFGS
 from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import ImageDataModule
 
-ALL = (None, 1.0)  # what limit_train_batches is where all are taken; 1 is one batch
-# Callbacks that are refused, as is every one with a hook of EACH_STEP
+ALL = (None, 1.0)  # values of limit_train_batches for all batches; the integer 1 is one batch
+# Callbacks that are rejected, as is every other one that overrides a hook of EACH_STEP
 EXTRA = (stock.GradientAccumulationScheduler, stock.StochasticWeightAveraging, stock.WeightAveraging)
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
 
 class FastClassifier(Classifier):
-    """The classifier, which can take many training steps in one call of Lightning's loop.
+    """A Classifier that can take many training steps in one call of Lightning's loop.
 
     Args:
         steps_per_execution: Training steps in one call of Lightning's loop, at least 1. More than 1 is the fast path:
-            the same weights bit for bit in less time, on one device, without what needs each step on its own.
+            bit-identical weights in less time, on one device, without options that act on single steps.
         kwargs: Of `Classifier`.
     """
 
@@ -40,10 +40,10 @@ class FastClassifier(Classifier):
             if refused := self._refused():
                 raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.batch_size = data.hparams["batch_size"] * self.steps_per_execution  # which training_step splits again
+            data.batch_size = data.hparams["batch_size"] * self.steps_per_execution  # training_step splits it again
 
     def _refused(self) -> list[str]:
-        """What this fit is asked for that needs each step on its own."""
+        """Options of this fit that act on single steps."""
         trainer: Any = self.trainer
         data = trainer.datamodule
         requested = {
@@ -71,7 +71,7 @@ class FastClassifier(Classifier):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         created: Any = super().configure_optimizers()
-        if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # which needs a closure
+        if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # it needs a closure
             raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with LBFGS")
         return created  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""A folder of image files, one folder for each class, read into memory as images of one shape."""
+"""Image files in one folder per class, read into memory as images of one shape."""
 
 import math
 import os
@@ -22,19 +22,19 @@ SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testi
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Images in root/CLASS/, which are split here, or in root/train/CLASS/, root/val/CLASS/ and root/test/CLASS/.
+    """Images in root/CLASS/, which it splits, or in root/train/CLASS/, root/val/CLASS/ and root/test/CLASS/.
 
-    Greyscale, RGB, RGBA, palette and 16-bit files of any size are scaled in proportion and padded with black. A file
-    that cannot be read gets a line on stderr and is left out.
+    Greyscale, RGB, RGBA, palette and 16-bit files of any size are resized in proportion and padded with black. A file
+    that cannot be read is reported on stderr and skipped.
 
     Args:
-        root: The folder.
+        root: Path of the folder.
         size: Height and width of the images in pixels.
         grey: Whether images are greyscale, (size, size), or RGB, (3, size, size).
         val_share: Share of each class held out for validation, in (0, 1), where there is no folder root/val.
         test_share: Share of each class held out for the test, in (0, 1), where there is no folder root/test.
         batch_size: Images per step, over all devices together.
-        augment: Changes the images of each training batch, (B, *image_shape) float32 in [0, 1] -> the same.
+        augment: Transforms each training batch: (B, *image_shape) float32 in [0, 1] -> the same shape.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ImageFolderDataModule(ImageDataModule):
                 raise ValueError(f"{name}: {share} is not in (0, {most:g})")
         self.root, self.shares = Path(root).expanduser(), {"test": test_share, "val": val_share}
         self.image_shape = (size, size) if grey else (3, size, size)
-        self.name = f"folder {self.root.resolve().name}"  # not that of a data set, such as mnist
+        self.name = f"folder {self.root.resolve().name}"  # never equal to that of a data set, such as mnist
         self.save_hyperparameters({"dataset": self.name}, logger=False)
         if not self.root.is_dir():
             raise DataError(f"root: {root} is not a folder")
@@ -91,7 +91,7 @@ class ImageFolderDataModule(ImageDataModule):
         return (images, labels) if (labels >= 0).all() else (images[labels >= 0], labels[labels >= 0])
 
     def _files(self) -> dict[str, list[File]]:
-        """The files of each split, of every class at least one."""
+        """The files of each split, at least one per class."""
         files: dict[str, list[File]] = {split: self._found(folder) for split, folder in self.folders.items()}
         counts = Counter(label for _, label in files["train"])
         for split, share in self.shares.items():
@@ -113,7 +113,7 @@ class ImageFolderDataModule(ImageDataModule):
         return next((name for label, name in enumerate(self.classes) if label not in present), "")
 
     def _found(self, folder: Path) -> list[File]:
-        """The image files of a folder, mixed by a checksum of their names: adding some leaves most in their splits."""
+        """The image files of a folder, shuffled by a checksum of their names, so that new files move few others."""
         files = [(path, i) for i, name in enumerate(self.classes) for path in images_below(folder / name)]
         return sorted(files, key=lambda file: crc32(file[0].relative_to(folder).as_posix().encode()))
 
@@ -121,10 +121,10 @@ class ImageFolderDataModule(ImageDataModule):
         try:
             return fit(load_image(file[0]), self.image_shape)
         except ImageError as error:
-            rank_zero_only(print)(f"{file[0]} is left out: {error}", file=sys.stderr)
+            rank_zero_only(print)(f"{file[0]} is skipped: {error}", file=sys.stderr)
             return None
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, without hidden ones and those of programs, such as __pycache__."""
+    """The subfolders of a folder, except hidden ones and those such as __pycache__."""
     return [path for path in folder.glob("[!._]*") if path.is_dir()]

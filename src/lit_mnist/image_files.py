@@ -1,4 +1,4 @@
-"""Image files: found in folders, read as pictures of at most a million pixels, and fitted into a shape."""
+"""Image files: searched for in folders, decoded at about a million pixels at most, and resized to a shape."""
 
 import math
 import warnings
@@ -15,8 +15,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 PIXELS = 1_000_000  # larger images are downscaled to about this size: strokes stay wide enough, and it is fast
 LIMIT = 50_000_000  # pixels, which bounds the memory that a file can take
-Image.MAX_IMAGE_PIXELS = None  # Pillow would warn, too
-warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data, for instance
+Image.MAX_IMAGE_PIXELS = None  # LIMIT replaces Pillow's
+warnings.filterwarnings("ignore", module="PIL")  # for example, of damaged EXIF data
 
 
 class ImageError(Exception):
@@ -24,16 +24,16 @@ class ImageError(Exception):
 
 
 def load_image(source: str | Path | BinaryIO) -> Image.Image:
-    """Read the first picture of an image file, turned as its EXIF data says and reduced to about a million pixels.
+    """Read the first frame of an image file, rotated by its EXIF data and downscaled to about a million pixels.
 
     Args:
         source: Path of a PNG, JPEG, BMP, TIFF, WebP or GIF file, or a file of that kind opened for reading bytes.
 
     Returns:
-        An image in mode L, RGB or RGBA; an ImageError says why there is none.
+        An image in mode L, RGB or RGBA. Raises ImageError for a file that cannot be used.
     """
     try:
-        with Image.open(source, formats=FORMATS) as image:  # reads the head of the file alone
+        with Image.open(source, formats=FORMATS) as image:  # reads only the header
             if image.width * image.height > LIMIT:
                 raise ImageError("the image has more than 50 megapixels; scale it down")
             factor = math.ceil(math.sqrt(image.width * image.height / PIXELS))
@@ -43,17 +43,17 @@ def load_image(source: str | Path | BinaryIO) -> Image.Image:
     except UnidentifiedImageError as error:
         if str(source).endswith(".csv"):
             how = "Image.fromarray(row.reshape(28, 28).astype('uint8')).save(...) makes an image of a row of 784 pixels"
-            raise ImageError(f"a table is no image; Pillow's {how}") from error
-        raise ImageError(f"the file is no image in a format that is read: {', '.join(FORMATS)}") from error
-    except Exception as error:  # whatever else Pillow makes of a damaged file
+            raise ImageError(f"a table is not an image; Pillow's {how}") from error
+        raise ImageError(f"the file is not an image in a supported format: {', '.join(FORMATS)}") from error
+    except Exception as error:  # for a damaged file, Pillow raises errors of many types
         raise ImageError(getattr(error, "strerror", None) or "the image is damaged or cut off") from error
 
 
 def _plain(image: Image.Image) -> Image.Image:
     """An image in mode L, RGB or RGBA, with its EXIF data."""
-    if image.mode.startswith(("I", "F")):  # numbers of more than 8 bits, or of any range
+    if image.mode.startswith(("I", "F")):  # values of more than 8 bits, or of any range
         pixels = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)  # (H, W)
-        whites = (1, 255, 1023, 4095, 16383, 65535) if pixels.min() >= 0 else ()  # standardised numbers have none
+        whites = (1, 255, 1023, 4095, 16383, 65535) if pixels.min() >= 0 else ()  # negative for standardised values
         pixels -= min(pixels.min(), 0)
         white = next((white for white in whites if pixels.max() <= white), max(pixels.max(), 1e-9))
         plain = Image.fromarray((pixels * (255 / white)).round().astype(np.uint8))
@@ -68,7 +68,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
-    """Scale an image, in proportion and padded with black, to a shape (H, W), greyscale, or (3, H, W), RGB: uint8."""
+    """Resize an image in proportion, padded with black, to (H, W), greyscale, or (3, H, W), RGB, uint8."""
     if len(shape) == 3 and shape[0] not in (1, 3):
         raise ImageError(f"an image file has 1 or 3 channels, but the network takes {shape[0]}")
     if image.mode == "RGBA":
@@ -82,8 +82,8 @@ def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
 def find_images(images: Iterable[str | Path]) -> list[Path]:
     """Expand folders to the image files in them, without duplicates, in the order given and sorted within a folder.
 
-    A file is taken whatever its name. Of a folder and the folders in it those files are taken whose suffix is one of an
-    image, without hidden ones and hidden folders; an ImageError says that there is none.
+    A file may have any name. Folders are searched recursively for files with the suffix of an image; hidden files and
+    hidden folders are skipped. Raises ImageError for a folder without an image.
     """
     found: dict[Path, None] = {}
     for path in (Path(image).expanduser() for image in images):
@@ -96,13 +96,13 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and the folders in it, sorted, without hidden files and folders."""
+    """The image files in a folder and its subfolders, sorted, without hidden files and folders."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     return [file for file in files if "/." not in f"/{file.relative_to(folder).as_posix()}"]
 
 
 def show_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-    """The items, with a bar on stderr where that is a terminal."""
+    """Iterate over items with a progress bar on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 

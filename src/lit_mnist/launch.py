@@ -1,4 +1,4 @@
-"""How a process begins: what torchrun, srun and the processor decide, and what libraries are told."""
+"""Start of a process: options set by the launcher and the processor, and settings of libraries."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 def launched() -> tuple[int, int]:
-    """Processes per host, and hosts, that the launcher of this process has started; (1, 1) without one."""
+    """Number of processes per host, and of hosts, that torchrun or srun has started; (1, 1) without a launcher."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:  # torchrun, also inside a SLURM job
         per_host = int(env["LOCAL_WORLD_SIZE"])
@@ -26,7 +26,7 @@ def launched() -> tuple[int, int]:
 
 
 def trainer_options(given: Any, bfloat16: bool = False) -> dict[str, Any]:
-    """Options of the Trainer that follow from launcher and processor, unless they are given."""
+    """Trainer options that follow from the launcher and the processor, except those that the user gives."""
     per_host, hosts = launched()
     options: dict[str, Any] = {}
     on_cpu = given.accelerator == "cpu" or not torch.accelerator.is_available()
@@ -42,37 +42,37 @@ def trainer_options(given: Any, bfloat16: bool = False) -> dict[str, Any]:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; without, mixed precision is slower than float32."""
+    """Whether the processor has bfloat16 instructions; without them, mixed precision is slower than float32."""
     return any("bf16" in name and found for name, found in torch.cpu.get_capabilities().items())
 
 
 def speaks() -> bool:
-    """Whether this process is the first of its host, which prints errors."""
+    """Whether this process is the first on its host: only that one prints errors."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def set_up() -> None:
-    """Quiet what needs no user, and set what PyTorch and matplotlib take from the process."""
-    if str(Path.cwd()) not in sys.path:  # where --data my_data.Halves is found, as with python -m
+    """Silence messages that need no action, and configure PyTorch and matplotlib for this process."""
+    if str(Path.cwd()) not in sys.path:  # as with python -m, so that --data my_data.Halves is found
         sys.path.insert(0, str(Path.cwd()))
     os.environ["MPLBACKEND"] = "agg"  # figures are files
-    if not torch.cuda.is_available():  # Lightning has set this, and every optimizer step would look for a driver anew
+    if not torch.cuda.is_available():  # Lightning sets 1, with which every optimizer step looks for a driver
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    torch.set_flush_denormal(True)  # averages of gradients that stay zero fade into numbers a CPU is slow with
+    torch.set_flush_denormal(True)  # averages of zero gradients decay to denormal numbers, which are slow on a CPU
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent accelerators
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for name in ("profilers.profiler", "callbacks.timer"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # what they say was asked for
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # their output was requested
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
     for text in (
         "smaller than the logging interval",  # one value per epoch is logged
         "torch.jit.trace",  # TensorBoard's graph
-        "LeafSpec",  # between Lightning and PyTorch
-        "exists and is not empty",  # the folder of a run that goes on
+        "LeafSpec",  # Lightning's use of PyTorch
+        "exists and is not empty",  # the folder of a resumed run
         "could not find the monitored key",  # no validation yet, nothing to compare
         "Unable to serialize instance",  # a device in the options of a callback
         "trying to `self.log",  # with --trainer.barebones
         "`srun` command is available",  # on a login node
-        "not supported by the model summary",  # bf16-mixed, whose size it then estimates
+        "not supported by the model summary",  # bf16-mixed, for which it estimates the size
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -1,4 +1,4 @@
-"""What is measured beside accuracy: metrics of logits and labels, as torchmetrics has them."""
+"""Cross-entropy as a metric of torchmetrics, also in the form that Keras 2 printed."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +11,7 @@ class CrossEntropy(MeanMetric):
     higher_is_better: bool = False  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")  # a NaN is the loss of a fit that diverged
+        super().__init__(nan_strategy="disable")  # the loss of a diverged fit is NaN
 
     def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count a batch: logits (B, C), labels (B,) int64."""
@@ -19,7 +19,7 @@ class CrossEntropy(MeanMetric):
 
 
 class ClippedCrossEntropy(CrossEntropy):
-    """What Keras 2 prints: of probabilities clipped to [1e-7, 1 - 1e-7], so that no image costs over 16.1."""
+    """The loss that Keras 2 printed: probabilities are clipped to [1e-7, 1 - 1e-7], so no image costs over 16.1."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count a batch: logits (B, C), labels (B,) int64."""

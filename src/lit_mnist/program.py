@@ -1,4 +1,4 @@
-"""All commands together, and one line for what went wrong."""
+"""Dispatch of all commands, and one line for each expected error."""
 
 import inspect
 import shlex
@@ -25,11 +25,11 @@ from lit_mnist.views.report import report
 TOOLS: dict[str, Callable[..., None]] = {
     tool.__name__: tool for tool in (predict, export, demo, report, reproduce, tune)
 }
-STUDIES = ("reproduce", "tune")  # of many fits
+STUDIES = ("reproduce", "tune")  # commands that run many fits
 
 
 def run(args: list[str]) -> None:
-    """Run a command with its options; bad input ends in one line and exit status 2, what goes wrong later in 1."""
+    """Run a command with its options; bad input gives one line and exit status 2, a later failure exit status 1."""
     set_up()
     try:
         if args[0] in TOOLS:
@@ -38,7 +38,7 @@ def run(args: list[str]) -> None:
             run_command(args)
     except ModelError as error:
         fail(f"--model.{error}")
-    except DataError as error:  # of an argument or of a file
+    except DataError as error:  # about an argument or a file
         fail(f"--data.{error}" if str(error).partition(":")[0].isidentifier() else error)
     except (CheckpointError, DivergedError) as error:
         fail(error, status=1 if isinstance(error, DivergedError) else 2)
@@ -48,7 +48,7 @@ def run(args: list[str]) -> None:
         sys.exit(130)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error, status=1)
-    except ValueError as error:  # such as Lightning's "`val_check_interval` (9) must be less than or equal to ..."
+    except ValueError as error:  # for example, Lightning's "`val_check_interval` (9) must be less than or equal to ..."
         name = str(error).lstrip(" `").partition("`")[0]
         if name not in inspect.signature(Trainer).parameters:
             raise
@@ -56,7 +56,7 @@ def run(args: list[str]) -> None:
 
 
 def run_tool(tool: Callable[..., None], args: list[str]) -> None:
-    """Call a command that is a function; its first parameter, if a list, are the positional arguments."""
+    """Call a command that is a function; a first parameter of type list takes the positional arguments."""
     summary = str(inspect.getdoc(tool)).partition("\n")[0]
     parser = Parser(prog=f"lit-mnist {tool.__name__}", description=summary)
     name, first = next(iter(inspect.signature(tool).parameters.items()))

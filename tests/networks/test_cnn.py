@@ -65,7 +65,7 @@ def test_every_command_takes_it_by_its_name(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_an_option_of_a_network_is_explained_and_one_that_it_lacks_is_refused(cli: Cli) -> None:
-    assert "twice as many" in cli("fit", "--model.network.help", "CNN").out
+    assert "the last 2 times as many" in cli("fit", "--model.network.help", "CNN").out
     cli("fit", "--model.network", "CNN", "--model.network.hidden_sizes", "[3]").refused(
         "--model.network", "hidden_sizes"
     )

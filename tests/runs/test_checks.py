@@ -1,4 +1,4 @@
-"""What a fit checks before its first step, and how it says what does not fit."""
+"""Checks before the first step of a fit, and their messages."""
 
 from collections.abc import Callable
 from functools import partial
@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"metrics": {"cm": MulticlassConfusionMatrix(10)}},
         "metrics: cm does not give a tensor of one number",
     ),
-    "worst": ({"lr_scheduler": partial(ReduceLROnPlateau, mode="max")}, "lr_scheduler.mode: max takes"),
+    "worst": ({"lr_scheduler": partial(ReduceLROnPlateau, mode="max")}, "lr_scheduler.mode: max treats"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves, and that a fit which goes on equals one that never stopped."""
+"""Files of a run, and equality of resumed and uninterrupted fits."""
 
 import csv
 import os
@@ -217,7 +217,7 @@ def test_best_and_last_are_those_of_the_newest_run_and_never_of_an_older_one(tmp
     assert find_checkpoint(None, tmp_path) == tmp_path / "version_10/checkpoints/last.ckpt"
     with pytest.raises(CheckpointError, match=r"no run in .*nothing; train one with"):
         find_checkpoint("best", tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match=r"x.ckpt is no file"):
+    with pytest.raises(CheckpointError, match=r"x.ckpt is not a file"):
         find_checkpoint("x.ckpt", tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
     cli(*first).worked()
     assert Path("out/README.md").read_text().count("| - |") == 1, "seeds that were not all saved are not put together"
     configs[0].write_text("data: {dataset: digitz}")
-    assert cli(*first).err.endswith("Got value: digitz\n")
+    assert cli(*first).err.endswith("digitz is not a choice; did you mean digits?\n")
     configs[0].write_text("data: [1,")
     cli(*first).refused("first.yaml: while parsing")
     configs[0].write_text("model: {network: {class_path: MLP, init_args: {dropuot: 0.1}}}")

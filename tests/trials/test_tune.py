@@ -114,9 +114,9 @@ def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: l
     assert len(table("tuning")) == 4
     Path("tuning").rename("moved")
     moved = cli("tune", *files, "--trials", 4, "--workers", 1, "--output", "moved").worked()
-    assert moved.out.splitlines()[0].endswith("moved goes on; it has 4 trials")
+    assert moved.out.splitlines()[0].endswith("moved resumes after 4 trials")
     Path("moved/study.log").rename("study.log")
-    cli("tune", *files, "--output", "moved").refused("--output: ", "moved has trials of a search that is lost")
+    cli("tune", *files, "--output", "moved").refused("--output: ", "moved has trials but no search")
     Path("moved/study.log").unlink()
     Path("study.log").rename("moved/study.log")
     Path("moved").rename("tuning")

@@ -468,7 +468,7 @@ def test_without_host_no_other_address_is_listened_to_and_with_it_there_is_a_war
     [
         ("--port 65536", "--port 65536: "),
         ("--host 192.0.2.1", "--host 192.0.2.1 "),
-        ("--ckpt_path missing", "missing is no file"),
+        ("--ckpt_path missing", "missing is not a file"),
     ],
 )
 def test_bad_input_gets_one_line(options: str, words: str, cli: Cli, own_run: Path) -> None:

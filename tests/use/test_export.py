@@ -63,7 +63,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(cli: Cli, own_run: Path, monk
     [
         ("--output x.pt", "--output: x.pt"),
         ("--output no/x.onnx", "--output: no/x.onnx"),
-        ("--ckpt_path x", "x is no file"),
+        ("--ckpt_path x", "x is not a file"),
     ],
 )
 def test_bad_input_gets_one_line(options: str, words: str, own_run: Path, cli: Cli) -> None:

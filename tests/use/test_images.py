@@ -226,7 +226,7 @@ DIFFICULT: dict[str, Callable[[Digit, Path], None]] = {
 # Files that show none
 
 CUT_OFF = "the image is damaged or cut off"
-NO_IMAGE = "the file is no image in a format that is read: PNG, JPEG, BMP, TIFF, WEBP, GIF"
+NO_IMAGE = "the file is not an image in a supported format: PNG, JPEG, BMP, TIFF, WEBP, GIF"
 TOO_LARGE = "the image has more than 50 megapixels; scale it down"
 NOTHING = "nothing is drawn on the image"
 

@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_read_gets_its_line_and_the_others_are_read(photo:
         ("x.png --output no/x.csv", "--output: no/x.csv does not end in .csv or .jsonl, or its folder does not exist"),
         ("empty", "empty: there is no image in this folder"),
         ("", "images"),
-        ("x.png --ckpt_path x.png", "x.png is no file"),
+        ("x.png --ckpt_path x.png", "x.png is not a file"),
     ],
 )
 def test_bad_input_gets_one_line(options: str, words: str, own_run: Path, cli: Cli) -> None:

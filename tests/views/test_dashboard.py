@@ -1,4 +1,4 @@
-"""What a fit leaves to look at."""
+"""Figures of a fit, and its values in TensorBoard."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a test leaves shows what it names."""
+"""Files and figures of a test."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ Quiet = Callable[..., L.Trainer]
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
-    """What each figure was given."""
+    """Arguments of each figure."""
     given: dict[str, tuple[Any, ...]] = {}
     for name in ("confusion", "mistakes", "calibration"):
         whole = getattr(figures, name)

@@ -1,4 +1,4 @@
-"""Batches gathered at once from tensors in memory, in an order that follows from seed and epoch alone."""
+"""Batches indexed from tensors in memory, in an order that depends only on the seed and the epoch."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch.utils.data import Sampler, SequentialSampler
 
 @dataclass(eq=False)
 class EpochSampler(Sampler[int]):
-    """A new order of so many images for every epoch, which Lightning sets."""
+    """A new random order of the images in every epoch; Lightning sets the epoch."""
 
     num_samples: int
     seed: int
@@ -37,10 +37,10 @@ class BatchLoader:
     images: Tensor
     labels: Tensor
     batch_size: int
-    seed: int | None = None  # of the order; None keeps that of the tensors
+    seed: int | None = None  # of the order; None keeps the order of the tensors
     rank: int = 0
     world_size: int = 1
-    batch_sampler: None = None  # which Lightning looks at
+    batch_sampler: None = None  # Lightning reads it
 
     def __post_init__(self) -> None:
         count = len(self.labels)

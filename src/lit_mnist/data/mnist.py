@@ -14,14 +14,14 @@ from torchvision.datasets import KMNIST, MNIST, QMNIST, FashionMNIST
 from lit_mnist.data.module import DataError, ImageDataModule
 
 SETS: dict[str, Any] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST, "qmnist": QMNIST}
-CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST's labels and images; torchvision checks the archives alone
+CRC = {"train": 0x262B2EF3, "test": 0xB458F550}  # of MNIST's labels and images; torchvision checks only the archives
 
 
 class MNISTDataModule(ImageDataModule):
     """MNIST or a data set of the same form; MNIST has 48,000 training, 12,000 validation and 10,000 test images.
 
     Args:
-        dataset: Which images: mnist, fashion_mnist, kmnist and qmnist come from files, digits is embedded.
+        dataset: mnist, fashion_mnist, kmnist and qmnist are read from files, digits from scikit-learn.
         data_dir: Folder in torchvision's layout, also for downloads. Default: LIT_MNIST_DATA_DIR, or else data.
         kwargs: Of `ImageDataModule`.
     """
@@ -33,13 +33,13 @@ class MNISTDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if dataset not in (*SETS, "digits"):  # such as that of a checkpoint
+        if dataset not in (*SETS, "digits"):  # for example, the name in a checkpoint
             raise DataError(f"dataset: {dataset} is not one of {', '.join(SETS)}, digits")
         self.dataset = dataset
         self.data_dir = Path(data_dir or os.environ.get("LIT_MNIST_DATA_DIR") or "data").expanduser()
         self.classes = list(SETS[dataset].classes if dataset in ("fashion_mnist", "kmnist") else "0123456789")
         self.folder = self.data_dir / (SETS[dataset].__name__ if dataset in SETS else "") / "raw"
-        if type(self).load is MNISTDataModule.load:  # a subclass has images of its own
+        if type(self).load is MNISTDataModule.load:  # a subclass that overrides it has other images
             self.name = dataset
         self.save_hyperparameters({"dataset": self.name}, logger=False)
 
@@ -62,12 +62,11 @@ class MNISTDataModule(ImageDataModule):
                         dataset_class(self.data_dir, train=train, download=True)
         except BaseException as error:
             for path in created:
-                path.unlink(missing_ok=True)  # it may be half unpacked
+                path.unlink(missing_ok=True)  # it may be incomplete
             if not isinstance(error, OSError | RuntimeError | EOFError):
                 raise
-            absent = (
-                f"there is no {', no '.join(path.name for path in missing)}; to download or unpack it failed: {error}"
-            )
+            names = ", no ".join(path.name for path in missing)
+            absent = f"there is no {names}; to download or unpack it failed: {error}"
             ways = "put the files there, name a folder that has them by --data.data_dir or LIT_MNIST_DATA_DIR"
             raise DataError(f"{self.folder}: {absent}; {ways}, or take the digits: --data.dataset digits") from error
 

@@ -11,23 +11,23 @@ from lit_mnist.data.batches import BatchLoader
 
 
 class DataError(ValueError):
-    """The data are missing, damaged or of another shape or type, or do not fit an argument."""
+    """The data are missing or damaged, have the wrong shape or dtype, or do not fit an argument."""
 
 
 class ImageDataModule(L.LightningDataModule):
     """Images with class labels; the training images are split into training and validation images.
 
-    A subclass has `load`, and the attributes `classes` and, unless its images are of 28x28, `image_shape`.
+    A subclass defines `load` and `classes`, and `image_shape` unless its images are 28x28.
 
     Args:
-        val_size: Number of training images held out for validation, the last that `load` gives. By default a fifth.
+        val_size: Number of training images held out for validation, the last ones of `load`. By default a fifth.
         batch_size: Training images per step, over all devices together.
         eval_batch_size: Images per step in validation and test, over all devices together.
-        augment: Changes the images of each training batch, (B, *image_shape) float32 in [0, 1] -> the same.
+        augment: Transforms each training batch: (B, *image_shape) float32 in [0, 1] -> the same shape.
 
     Raises:
         ValueError: An argument lies outside its range; the message begins with its name.
-        DataError: The images are missing or damaged, `load` gives another form, or an argument does not fit them.
+        DataError: The images are missing or damaged, have the wrong shape or dtype, or do not fit an argument.
     """
 
     classes: list[str]  # names of the classes; label 0 is the first
@@ -61,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} needs a method load(split)")
 
     def setup(self, stage: str | None = None) -> None:
-        """Called by Lightning on every device; loads what fit, validate, test or predict needs, None everything."""
+        """Called by Lightning on every device; loads the images for fit, validate, test or predict, all for None."""
         if stage in ("fit", "validate", None) and "train" not in self.splits:
             images, labels = self._loaded("train")
             val_size = len(images) // 5 if self.val_size is None else self.val_size
@@ -76,7 +76,7 @@ class ImageDataModule(L.LightningDataModule):
             self.splits["test"] = self._loaded("test")
 
     def _loaded(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """What `load` gives, in the form that it promises; DataError."""
+        """The result of `load`, checked; raises DataError for a wrong shape, dtype or label."""
         loaded, what = self.load(split), f"load({split!r}) gives"
         if not (isinstance(loaded, tuple) and [isinstance(part, Tensor) for part in loaded] == [True, True]):
             raise DataError(f"{what} no tuple of two tensors, images and labels")
@@ -98,10 +98,10 @@ class ImageDataModule(L.LightningDataModule):
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
         if split == "train" and batch_size % world_size:
             raise DataError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
-        self.setup("test" if split == "test" else "fit")  # where there is no Trainer, as in a notebook
+        self.setup("test" if split == "test" else "fit")  # without a Trainer, as in a notebook
         images, labels = (part.to(device) for part in self.splits[split])
-        shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # which has the same every epoch
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # what seed_everything was given
+        shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # with which epochs are equal
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # the argument of seed_everything
         return BatchLoader(images, labels, batch_size, seed, rank, world_size)
 
     def train_dataloader(self) -> BatchLoader:
@@ -119,8 +119,8 @@ class ImageDataModule(L.LightningDataModule):
     predict_dataloader = test_dataloader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Called by Lightning for every batch on its device: rescale the images, and augment those that train."""
-        if isinstance(batch, Tensor):  # a model's example_input_array, which is a network's input already
+        """Called by Lightning for every batch on its device; rescales the images, and augments training images."""
+        if isinstance(batch, Tensor):  # a model's example_input_array, which is rescaled already
             return batch
         images, labels = batch
         images = rescale(images, getattr(self.trainer and self.trainer.lightning_module, "dtype", torch.float32))
@@ -130,7 +130,7 @@ class ImageDataModule(L.LightningDataModule):
 
 
 def rescale(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn images into a network's input: (B, *image_shape) uint8 -> float32, or another dtype, in [0, 1]."""
+    """Rescale images: (B, *image_shape) uint8 -> float32, or another dtype, in [0, 1]."""
     return images.to(dtype).div_(255)
 
 

@@ -1,4 +1,4 @@
-"""Networks: plain PyTorch modules, images in, logits out; and what a checkpoint says of them."""
+"""Networks: PyTorch modules from images to logits, and their description in a checkpoint."""
 
 import inspect
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["CNN", "MLP"]
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """One of these networks with its arguments as plain data, as YAML has it; {} for any other."""
+    """The class path and the arguments of one of these networks as plain data; {} for any other."""
     network_class = type(network)
     if network_class not in (globals()[name] for name in __all__):
         return {}
@@ -22,8 +22,8 @@ def describe(network: nn.Module) -> dict[str, Any]:
 
 
 def build(described: dict[str, Any]) -> nn.Module | None:
-    """The network that was described; None where it is none of these."""
+    """The network that `describe` has described; None for any other."""
     spec = described.get("network", {})
     module, _, name = str(spec.get("class_path")).rpartition(".")
-    is_ours = name in __all__ and module.endswith(".networks")  # whatever the package is called
+    is_ours = name in __all__ and module.endswith(".networks")  # under any name of the package
     return globals()[name](**spec["init_args"]) if is_ours else None

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Five convolutions, each with batch norm and ReLU, and a linear layer over what they find on average.
+    """Five convolutions with batch norm and ReLU, global average pooling, and a linear layer.
 
     Args:
-        channels: Channels after the first two convolutions, at least 2; then half as many more, at last twice as many.
-        dropout: Share of the features dropped before the last layer, 0 to below 1.
+        channels: Channels of the first two convolutions, at least 2; the next two have 1.5, the last 2 times as many.
+        dropout: Share of features dropped before the linear layer, in [0, 1).
         num_classes: Number of logits, at least 1.
         image_shape: Shape of an image: (H, W) or (C, H, W).
     """
@@ -38,7 +38,7 @@ class CNN(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(2 * channels, num_classes),  # -> (B, num_classes)
         )
-        self.to(memory_format=torch.channels_last)  # which convolves faster
+        self.to(memory_format=torch.channels_last)  # the faster layout for convolutions
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch: (B, *image_shape) float32 in [0, 1] -> (B, num_classes) float32."""
@@ -47,6 +47,6 @@ class CNN(nn.Module):
 
 
 def _convolve(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution that keeps or halves the size; batch norm has the bias that the convolution leaves out."""
+    """A convolution that keeps or halves the size, without a bias, since batch norm has one."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
     return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]

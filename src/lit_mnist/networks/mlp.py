@@ -10,10 +10,10 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU and optional dropout; weights start Glorot uniform and biases at 0, as in Keras.
 
     Args:
-        hidden_sizes: Width of each hidden layer, each at least 1; none makes it a linear classifier.
-        dropout: Share of activations dropped after the hidden layers, 0 to below 1: one for all or one for each.
+        hidden_sizes: Width of each hidden layer, at least 1; an empty list makes a linear classifier.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1): one for all or one per layer.
         num_classes: Number of logits.
-        batch_norm: Whether activations are normalised by batch before each ReLU.
+        batch_norm: Whether each hidden layer has batch norm before its ReLU.
         image_shape: Shape of an image: (H, W) or (C, H, W).
     """
 

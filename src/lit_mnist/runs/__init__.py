@@ -1,1 +1,1 @@
-"""What a run saves in its folder, and how it is resumed."""
+"""Run folders: their files, and how a fit resumes from them."""

@@ -1,4 +1,4 @@
-"""The callbacks of a run that can be resumed: its random numbers, its history and its checkpoints."""
+"""Callbacks that make a run resumable: random numbers, history and checkpoints."""
 
 import os
 import random
@@ -27,8 +27,8 @@ def run_callbacks(
         run: The run folder.
         checkpoints: Whether to save checkpoints/best.ckpt and checkpoints/last.ckpt.
         show: Whether to print a line per epoch.
-        best: The metric of which best.ckpt has the best value.
-        mode: Whether its lowest value is best, min, or its highest, max.
+        best: Metric that selects best.ckpt.
+        mode: min if a lower value of that metric is better, max if a higher one is.
     """
     run = Path(run).expanduser()
     callbacks: list[Callback] = [FitCheck(), EpochSeed(), History(run, show)]
@@ -66,9 +66,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint of its own class, so that Lightning does not confuse its state with that of one you add.
+    """A ModelCheckpoint of its own class, so that its state never mixes with that of another ModelCheckpoint.
 
-    There are two of them, since `save_last=True` writes last.ckpt only in epochs in which the best one was saved.
+    A run has two, since `save_last=True` writes last.ckpt only in epochs that write best.ckpt.
     """
 
     def __init__(self, run: Path, name: str, monitor: str | None = None, mode: str = "min") -> None:
@@ -83,13 +83,13 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
         names = [name for name in metrics if name.startswith("val")]
-        if self.monitor is None or self.monitor in metrics:  # otherwise nothing was validated, or under other names
+        if self.monitor is None or self.monitor in metrics:  # else nothing was validated, or under another name
             super().on_train_epoch_end(trainer, pl_module)
         elif names and trainer.current_epoch == 0:
             print_error(f"--best: {self.monitor} is not logged, so best.ckpt is not saved; {names[0]} is", "warning")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Nothing: it saves at the end of an epoch only."""
+        """Do nothing: checkpoints are written only at the end of an epoch."""
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if state := checkpoint["callbacks"].get(self.state_key):

@@ -1,4 +1,4 @@
-"""Checks before the first step of a fit: parts that would fail later, or silently train something else."""
+"""Checks before the first training step, for parts that would fail later or silently train wrongly."""
 
 import copy
 from collections.abc import Callable
@@ -25,10 +25,10 @@ class FitCheck(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_schedules(trainer)
         if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and not has_bfloat16():
-            why = "this processor has no bfloat16; leave it out, and take --float32_precision medium"
+            why = "this processor has no bfloat16, so float32 is faster; use --float32_precision medium"
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         loader: Any = trainer.train_dataloader
-        if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may give its batches once
+        if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may yield batches only once
             images, labels = trainer.strategy.batch_to_device(next(iter(loader)))  # (B, *image_shape) in [0, 1], (B,)
             if len(labels):  # a device may have no share of a small data set
                 with trainer.precision_plugin.train_step_context(), torch.no_grad():
@@ -43,21 +43,21 @@ def check_schedules(trainer: L.Trainer) -> None:
     for config in trainer.lr_scheduler_configs:
         schedule, name = config.scheduler, type(config.scheduler).__name__
         steps = trainer.estimated_stepping_batches if config.interval == "step" else trainer.max_epochs or -1
-        planned = getattr(schedule, "total_steps", None)  # of OneCycleLR, which would fail in the middle of the fit
+        planned = getattr(schedule, "total_steps", None)  # OneCycleLR would fail in the middle of the fit
         if planned is not None and planned < steps:
             end = f"{planned} {config.interval}s"
-            raise ModelError(f"lr_scheduler: {name} was planned for {end}, and this fit has {steps:.0f}")
+            raise ModelError(f"lr_scheduler: {name} was planned for {end}, but this fit has {steps:.0f}")
         if zero := [period for period in ("step_size", "T_max", "total_iters") if getattr(schedule, period, 1) == 0]:
             raise ModelError(f"lr_scheduler.{zero[0]}: 0 is not at least 1")
         if isinstance(schedule, CosineAnnealingLR) and schedule.T_max < steps:
             when = f"after {schedule.T_max} of {steps} {config.interval}s"
             print_error(f"--model.lr_scheduler.T_max: lr rises again {when}; take {steps}", "warning")
         if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
-            raise ModelError("lr_scheduler.mode: max takes a higher val/loss for a better one; choose min")
+            raise ModelError("lr_scheduler.mode: max treats a higher val/loss as better; choose min")
 
 
 def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
-    """Refuse a network that does not take the images, or whose output does not suit loss or metrics."""
+    """Refuse a network that does not accept the images, or whose output does not fit the loss or the metrics."""
     network, loss, count = model.network, type(model.loss).__name__, model.hparams["num_classes"]
     modes = [(module, module.training) for module in network.modules()]
     name = f"network: {type(network).__name__} does not take images (B, {', '.join(map(str, images.shape[1:]))})"
@@ -67,7 +67,7 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
         module.training = mode
     if logits.shape != (len(images), count):
         raise ModelError(f"network: it gives {tuple(logits.shape)}, not logits {(len(images), count)}")
-    differ = (logits != logits[0]).any()  # constant ones may add up to 1 by chance
+    differ = (logits != logits[0]).any()  # constant logits may add up to 1 by chance
     if count > 1 and differ and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
         raise ModelError("network: it gives probabilities, not logits; leave out the softmax")
     value = tried(f"loss: {loss}", model.loss, logits, labels)
@@ -83,7 +83,7 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
 
 
 def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
-    """What a part gives, or ModelError."""
+    """Call a part; its error becomes a ModelError."""
     try:
         return part(*arguments)
     except (RuntimeError, ValueError) as error:
@@ -91,7 +91,7 @@ def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
 
 
 def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devices: int) -> None:
-    """Refuse a batch that leaves a device one image, which batch norm cannot normalise."""
+    """Refuse a batch that leaves one image for a device if the network has batch norm."""
     if any(1 <= count < 2 * devices for count in (size, rest)):
         try:
             copy.deepcopy(network)(image)
@@ -101,7 +101,7 @@ def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devic
 
 
 def metrics_by_name(model: L.LightningModule) -> dict[str, Metric]:
-    """The metrics of training and validation, such as val/loss; {} of a model that is no Classifier."""
+    """The metrics of training and validation by name, such as val/loss; {} unless the model is a Classifier."""
     if not isinstance(model, Classifier):
         return {}
     return {str(name): metric for part in (model.train_metrics, model.val_metrics) for name, metric in part.items()}
@@ -112,7 +112,7 @@ def mode_of(metric: str, model: L.LightningModule) -> str:
     metrics = metrics_by_name(model)
     higher = getattr(metrics.get(metric), "higher_is_better", None)
     if higher is None and (metrics or not metric.endswith("loss")):
-        fail(f"--best: {metric} is not a metric of which the best value is known{nearest(metric, metrics)}")
+        fail(f"--best: {metric} is not a metric with a known best value{nearest(metric, metrics)}")
     return "max" if higher else "min"
 
 
@@ -132,6 +132,6 @@ def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
         if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
             fail(f"--trainer.callbacks: {name} needs a model with a backbone")
         if isinstance(callback, stock.StochasticWeightAveraging):
-            fail(f"--trainer.callbacks: no checkpoint would hold the weights of {name}; take EMAWeightAveraging")
+            fail(f"--trainer.callbacks: no checkpoint would contain the weights of {name}; use EMAWeightAveraging")
         if isinstance(callback, stock.BatchSizeFinder | stock.LearningRateFinder):
-            fail(f"--trainer.callbacks: config.yaml would not know what {name} sets; give the value itself")
+            fail(f"--trainer.callbacks: config.yaml would lack the value that {name} sets; give the value itself")

@@ -1,4 +1,4 @@
-"""Run folders: lightning_logs/version_N, or a name, holds what one fit saves: config, checkpoints and metrics."""
+"""Run folders: lightning_logs/version_N, or a name, has the config, checkpoints and metrics of one fit."""
 
 import csv
 import json
@@ -28,12 +28,12 @@ def new_run(logs: Path) -> Path:
 
 
 def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None = None) -> Path:
-    """The checkpoint that a path, ``best`` or ``last`` of a run, or ``pretrained`` means.
+    """Path of a checkpoint that is given by its path, as ``best`` or ``last`` of a run, or as ``pretrained``.
 
     Args:
         name: None is best, or last where nothing was validated.
-        logs: A folder of runs, of which the one is meant whose fit began or was resumed last.
-        run: The run that is meant in place of that one.
+        logs: Folder of runs; the run is the one that was started or resumed last.
+        run: Another run in place of that one.
     """
     if name == "pretrained":
         return PRETRAINED
@@ -41,7 +41,7 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
         path = Path(name).expanduser()
         if path.is_file():
             return path
-        raise CheckpointError(f"{name} is no file; give the path of a checkpoint, or best, last or pretrained")
+        raise CheckpointError(f"{name} is not a file; give the path of a checkpoint, or best, last or pretrained")
     runs = [path.parent for path in Path(logs).glob("*/config.yaml")]
     if run is None and not runs:
         raise CheckpointError(f"no run in {logs}; train one with: {program()} fit --config mlp")
@@ -56,7 +56,7 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
 
 
 def find_config(name: str) -> str:
-    """What --config takes: YAML in braces, the path of a file, or of the shipped one that is named, such as mlp."""
+    """Resolve a value of --config: YAML in braces, a path, or the name of a shipped config, such as mlp."""
     path = Path(name).expanduser()
     if name.startswith("{"):
         return name
@@ -64,14 +64,14 @@ def find_config(name: str) -> str:
         read_yaml(path)
         return name
     package = Path(__file__).parents[1]
-    folders = [folder / "configs" for folder in (package, package.parents[1])]  # of a wheel, of a clone
+    folders = [folder / "configs" for folder in (package, package.parents[1])]  # in a wheel, in a clone
     shipped = {str(path.relative_to(folder))[:-5]: path for folder in folders for path in folder.rglob("*.yaml")}
     found = shipped.get(name.removesuffix(".yaml"))
     return str(found) if found else fail(f"{name}: there is no such config{nearest(name, shipped)}")
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, read as configs are: 1e-4 is a number."""
+    """The content of a YAML file, parsed like a config: 1e-4 is a number."""
     try:
         return get_loader("yaml")(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -79,13 +79,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, at whatever depth, or None where it lies elsewhere."""
-    folders = list(checkpoint.resolve().parents)[1:4]  # a name such as {epoch}-{val/loss:.3f} makes folders
+    """The run folder that contains a checkpoint, or None."""
+    folders = list(checkpoint.resolve().parents)[1:4]  # a file name such as {epoch}-{val/loss:.3f} creates subfolders
     return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, one per epoch; what was not measured is not in a row."""
+    """The rows of a run's metrics.csv, one per epoch; a row has only the metrics that were measured."""
     path = run / "metrics.csv"
     if not path.is_file():
         return []
@@ -94,7 +94,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 def read_test(run: Path) -> dict[str, Any]:
-    """What a test of a run measured, from its test.json; {} without one."""
+    """The content of a run's test.json; {} without one."""
     path = run / "test.json"
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
@@ -106,6 +106,6 @@ def _number(run: Path) -> int:
 
 
 def read_options(run: Path) -> dict[str, Any]:
-    """All options of a fit, from its config.yaml, by the names that the command line has for them; {} without one."""
+    """All options of a fit by their names on the command line, from its config.yaml; {} without one."""
     path = run / "config.yaml"
     return dict(flat(yaml.safe_load(path.read_text()))) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""A row for every epoch: in metrics.csv, and as a line on the terminal."""
+"""One row per epoch: in metrics.csv, and as a line on the terminal."""
 
 import csv
 import math
@@ -16,21 +16,21 @@ from lit_mnist.runs.folder import read_metrics
 
 
 class DivergedError(Exception):
-    """The loss or the weights became NaN or infinite; the message is one line that names the epoch."""
+    """The loss or the weights became NaN or infinite; the message names the epoch."""
 
 
 class History(Callback):
-    """Writes metrics.csv, with one row per epoch of whatever was measured in it, and prints the row.
+    """Writes one row per epoch, with all metrics that were measured, to metrics.csv, and prints it.
 
-    It stands before the checkpoints: a DivergedError ends a fit whose loss or weights are NaN or infinite before one
-    is written.
+    It precedes the checkpoints in the list of callbacks, so a DivergedError ends a diverged fit before a checkpoint is
+    written.
     """
 
     def __init__(self, run: Path, show: bool = True) -> None:
         self.run = run
         self.show = show
         self.rows: list[dict[str, float]] = []
-        self._val: dict[str, float] = {}  # what the validation of this epoch measured
+        self._val: dict[str, float] = {}  # metrics of the validation in this epoch
         self._started, self._lr, self._step = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,10 +48,10 @@ class History(Callback):
             self._val = {name: value.item() for name, value in found if not name.startswith("train")}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.global_step == self._step:  # no batch was left, as after max_steps
+        if trainer.global_step == self._step:  # no batch was left, for example after max_steps
             return
         logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train")}
-        if isinstance(pl_module, Classifier):  # which logs them only now
+        if isinstance(pl_module, Classifier):  # it logs them later
             logged = pl_module.train_metrics.compute()  # on all devices
         found = {name: value.item() for name, value in logged.items()} | self._val
         measured = {name: found[name] for name in metrics_of([found])}
@@ -80,6 +80,6 @@ class History(Callback):
 
 
 def metrics_of(rows: list[dict[str, float]]) -> list[str]:
-    """The metrics in rows of epochs by their names, those of training first, of each the loss first."""
+    """Names of the metrics in rows of epochs: those of training first, and of each stage the loss first."""
     names = dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "lr", "seconds"))
     return sorted(names, key=lambda name: (not name.startswith("train/"), not name.endswith("/loss")))

@@ -1,4 +1,4 @@
-"""Data and model by their class paths: what a command line, or the config.yaml of a run, names."""
+"""Creation of data and model by class path, from a command line or the config.yaml of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from lit_mnist.classifier import Classifier
 from lit_mnist.errors import Parser, print_error
 from lit_mnist.runs.folder import LOGS, find_checkpoint, run_of
 
-NAMES = ("best", "last")  # of checkpoints of your own newest run
+NAMES = ("best", "last")  # of checkpoints of the newest run
 
 
 def name_parts(parser: LightningArgumentParser) -> None:
-    """Set the classes of --model and --data where none is named, and what of the model follows from the data."""
+    """Set the default classes of --model and --data, and link arguments of the model to the data."""
     network = {"class_path": "lit_mnist.networks.MLP"}  # so that its options show
     parser.set_defaults({"model": {"class_path": "lit_mnist.Classifier", "init_args": {"network": network}}})
     parser.set_defaults({"data": {"class_path": "lit_mnist.MNISTDataModule"}})
@@ -35,7 +35,7 @@ def _image_shape(data: L.LightningDataModule) -> list[int]:
 
 
 class StoredImages(L.LightningDataModule):
-    """What a checkpoint says of its images, for models that need to know it where the images are not needed."""
+    """Attributes of the images from a checkpoint, to create a model without the images."""
 
     def __init__(self, num_classes: int, image_shape: list[int]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class StoredImages(L.LightningDataModule):
 
 
 def data_of(run: Path) -> L.LightningDataModule:
-    """The data module that the config.yaml of a run names."""
+    """Create the data module that is named in the config.yaml of a run."""
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
     options = yaml.safe_load((run / "config.yaml").read_text())
@@ -52,12 +52,12 @@ def data_of(run: Path) -> L.LightningDataModule:
 
 
 def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, Path]:
-    """A trained classifier in evaluation mode, and its checkpoint; without a run of your own, the pretrained one.
+    """Load a classifier in evaluation mode and the path of its checkpoint; without a run, the pretrained one.
 
     Args:
-        name: best or last of the newest run, of which config.yaml names all parts, or the path of a checkpoint, of
-            which nothing is imported.
-        network: Your own network, which a checkpoint that is given by its path needs.
+        name: best or last of the newest run, whose config.yaml names all parts, or the path of a checkpoint, from which
+            nothing is imported.
+        network: Your own network, needed if a checkpoint of it is given by its path.
     """
     if name in NAMES and not any(Path(LOGS).glob("*/config.yaml")):
         print_error(f"there is no run in {LOGS}, so the pretrained model for MNIST is used", "note")
@@ -82,7 +82,7 @@ def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, P
 
 
 def restore(model: L.LightningModule, saved: dict[str, Any], path: Path) -> None:
-    """Give a model what a checkpoint holds of it: a classifier its network and the names of its classes."""
+    """Restore a model from a checkpoint; of a Classifier also the classes and the form of the images."""
     is_classifier = isinstance(model, Classifier)
     if isinstance(model, Classifier):
         given, name = f"{type(model.network).__module__}.{type(model.network).__qualname__}", saved.get("network")

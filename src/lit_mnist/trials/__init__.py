@@ -1,1 +1,1 @@
-"""Many runs, each of them a fit."""
+"""Many fits: of configs over several seeds, or of the trials in a search."""

@@ -9,7 +9,7 @@ from scipy import stats
 
 
 class Difference(NamedTuple):
-    """How a metric of one config differs from that of another: over n pairs, with half of the 95 % interval."""
+    """Mean difference of a metric between two configs over n pairs, with half of the 95 % interval."""
 
     mean: float
     half: float
@@ -22,14 +22,14 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The difference in words; an interval that holds 0 allows none, and one of no width means too few seeds."""
+        """The difference in words; there is none if the interval contains 0 or has no width."""
         if not abs(self.mean) > self.half > 0:
             return f"no difference that {self.n} seeds can tell"
         return "better" if (self.mean < 0) == self.lower_is_better else "worse"
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is the better one: by its name, of a loss or an error."""
+    """Whether a lower value of a metric is better, by its name: that of a loss or an error."""
     return metric.endswith(("loss", "error"))
 
 
@@ -39,12 +39,12 @@ def half_interval(sample: "Sequence[float] | np.ndarray[tuple[int], np.dtype[np.
 
 
 def difference(metric: str, before: Sequence[float], after: Sequence[float]) -> Difference:
-    """Compare a metric of two configs, which have the same seeds in the same order.
+    """Compare a metric of two configs with the same seeds in the same order.
 
     Args:
-        metric: Its name; lower is better for one that ends in loss or error.
-        before: The values of the first config, one a seed.
-        after: The values of the other.
+        metric: Its name; if it ends in loss or error, lower is better.
+        before: Values of the first config, one per seed.
+        after: Values of the second config.
     """
     lower = lower_is_better(metric)
     gaps = [float(second - first) for first, second in zip(before, after, strict=True)]

@@ -1,4 +1,4 @@
-"""The same fit and test over several seeds: how results spread."""
+"""Fit and test of configs over several seeds."""
 
 import contextlib
 import io
@@ -28,14 +28,14 @@ def reproduce(
 ) -> None:
     """Fit and test configs over several seeds, and report mean, spread and differences.
 
-    A call that was stopped continues where it was; seeds that are finished are not repeated.
+    After a stop, the same command resumes; finished seeds are not repeated.
 
     Args:
         configs: YAML files of fits, or names of shipped configs, such as mlp.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
-        layer: A config on top of each, such as keras_loss.
-        workers: Number of fits at once, by default one for each core. Of several, each has one thread.
-        output: Folder for README.md, results.csv, curves.png and the run folder of every seed.
+        layer: A config applied on top of each, such as keras_loss.
+        workers: Number of parallel fits, by default one per core. Several have one thread each.
+        output: Folder for README.md, results.csv, curves.png and the run folders.
     """
     paths = [Path(find_config(config)).expanduser() for config in configs]
     files = {path.stem: path for path in paths}
@@ -50,14 +50,14 @@ def reproduce(
 
 
 def check_least(**options: tuple[int | None, int]) -> None:
-    """Refuse options that are less than what they must be at least."""
+    """Refuse an option that is below its minimum."""
     for name, (value, least) in options.items():
         if value is not None and value < least:
             fail(f"--{name}: {value} is not at least {least}")
 
 
 def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], workers: int | None) -> Runs:
-    """Fit and test configs over seeds, each in a folder of its own, several at once."""
+    """Fit and test configs over seeds, several at once, each in its own folder."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     asked = {name: config_of(words_of(paths), where=f"{paths[0]}: ") for name, paths in configs.items()}
@@ -74,12 +74,12 @@ def fit_all(folder: Path, configs: dict[str, list[Path]], seeds: Sequence[int], 
 
 
 def words_of(configs: Sequence[Path]) -> list[str]:
-    """Configs, each on top of the one before, as options of a command line."""
+    """Options of a command line for configs, each applied on top of the one before."""
     return [word for config in configs for word in ("--config", str(config))]
 
 
 def config_of(words: list[str], wanted: str = "skip_default", where: str = "") -> str:
-    """The config of a fit with these options, as YAML; what is wrong with it is told in one line after where."""
+    """The config of a fit with these options, as YAML; an error is printed as one line, after `where`."""
     text, errors = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(errors):
@@ -91,7 +91,7 @@ def config_of(words: list[str], wanted: str = "skip_default", where: str = "") -
 
 
 def job_of(run: Path, configs: list[Path], seed: int, asked: str) -> Callable[[], None]:
-    """A fit and test in a run folder, which must be of this config where it has begun."""
+    """A fit and test in a run folder; one that has begun must have the same config."""
     known = run.parents[1] / "config.yaml"
     if (run / "checkpoints" / "last.ckpt").is_file() and (not known.is_file() or known.read_text() != asked):
         why = f"is not of {' '.join(map(str, configs))} as they are now; choose another folder"
@@ -100,14 +100,14 @@ def job_of(run: Path, configs: list[Path], seed: int, asked: str) -> Callable[[]
 
 
 def fit_and_test(run: Path, configs: list[Path], seed: int, asked: str) -> None:
-    """Fit configs, each on top of the one before, and test, or resume where that was stopped."""
+    """Fit configs, each applied on top of the one before, and test; resume if there is a checkpoint."""
     root, last = run.parents[1], run / "checkpoints" / "last.ckpt"
     if (run / "test.json").is_file():
         return
     quiet = ["--trainer.default_root_dir", str(root), *QUIET]
     fit = ["--ckpt_path", str(last)]
     if not last.is_file():
-        shutil.rmtree(root, ignore_errors=True)  # what was stopped before there was anything to resume
+        shutil.rmtree(root, ignore_errors=True)  # left by a stop before the first checkpoint
         root.mkdir(parents=True)
         (root / "config.yaml").write_text(asked)
         fit = [*words_of(configs), "--seed_everything", str(seed)]

@@ -1,4 +1,4 @@
-"""What the fits of several seeds have measured, as a page with tables and curves."""
+"""Results of fits over several seeds: a page with tables and curves."""
 
 import csv
 import itertools
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Runs = dict[tuple[str, int], Path]  # config and seed -> run folder
-Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; of the last one those of the test, too
+Row = dict[str, Any]  # config, seed, epoch and the metrics of that epoch; the last epoch also has those of the test
 
 
 def read_run(run: Path) -> list[Row]:
-    """The epochs of a run; the last one has the metrics of the test, too."""
+    """The epochs of a run; the last one also has the metrics of the test."""
     rows: list[Row] = list(read_metrics(run))
     rows[-1] |= {f"test/{name}": value for name, value in read_test(run).items() if isinstance(value, float)}
     return rows
 
 
 def together(runs: Sequence[Path]) -> float | None:
-    """Test accuracy of the mean probabilities of these runs, a deep ensemble; None if one of them has saved none."""
+    """Test accuracy of the mean probabilities of these runs (a deep ensemble); None if a run has saved none."""
     paths = [run / "probabilities.npz" for run in runs]
     if not all(path.is_file() for path in paths):
         return None
@@ -41,7 +41,7 @@ def together(runs: Sequence[Path]) -> float | None:
 
 
 def write(folder: Path, runs: Runs, head: list[str]) -> None:
-    """Write README.md, which begins with some lines, results.csv and curves.png of runs."""
+    """Write README.md, beginning with `head`, results.csv and curves.png."""
     rows = [{"config": name, "seed": seed, **row} for (name, seed), run in runs.items() for row in read_run(run)]
     write_table(folder / "results.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
     figures.save(bands(rows), folder / "curves.png")
@@ -59,7 +59,7 @@ def write(folder: Path, runs: Runs, head: list[str]) -> None:
         part.write_text("\n".join([*lines, "", "![Curves of every config](curves.png)", "", ""]))
     for metric, config, gap, won, verdict in (cells for cells in gaps if cells[0].startswith("test/")):
         print(f"{metric}  {config}  {gap}, better in {won}: {verdict}")
-    print(f"the results are in {folder / 'README.md'}, and the run of every fit in a folder beside it")
+    print(f"the results are in {folder / 'README.md'}, and the run folders beside it")
 
 
 def write_table(path: Path, names: list[str], rows: Sequence[Row]) -> None:
@@ -71,7 +71,7 @@ def write_table(path: Path, names: list[str], rows: Sequence[Row]) -> None:
 
 
 def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """A metric of a config: (seeds, epochs) float64, NaN where it was not measured, or a fit had ended earlier."""
+    """A metric of a config: (seeds, epochs) float64; NaN where it was not measured or the fit had ended."""
     seeds: dict[int, list[float]] = {}
     for row in rows:
         if row["config"] == config:
@@ -81,13 +81,13 @@ def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.
 
 
 def last_of(curve: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
-    """The last value that was measured, NaN where there is none."""
+    """The last measured value, or NaN."""
     measured = curve[~np.isnan(curve)]
     return float(measured[-1]) if len(measured) else np.nan
 
 
 def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
-    """Mean and spread of every config, and how each differs from the first: two tables, each with its head."""
+    """Two tables with heads: mean and spread of every config, and its differences from the first."""
     configs = list(dict.fromkeys(row["config"] for row in rows))
     metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
     metrics.sort(key=lambda name: not name.startswith("test/"))
@@ -107,13 +107,13 @@ def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def markdown(table: list[list[str]]) -> list[str]:
-    """A table, the first row its head, as lines of Markdown."""
+    """Lines of Markdown for a table whose first row is the head."""
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     return [lines[0], "|---" * len(table[0]) + "|", *lines[1:]]
 
 
 def bands(rows: list[Row]) -> "Figure":
-    """A column per config, loss above accuracy: mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds: a column per config, with loss above accuracy."""
     configs = list(dict.fromkeys(row["config"] for row in rows))
     figure, grid = figures.new_figure(
         1 + 2.6 * len(configs), 5.6, rows=2, columns=len(configs), squeeze=False, sharex="col", sharey="row"

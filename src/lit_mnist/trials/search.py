@@ -1,4 +1,4 @@
-"""A study in a folder: its trials, each an ordinary fit in a run folder of its own."""
+"""A study in a folder, whose trials are ordinary fits in run folders of their own."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Search:
-    """A study in a folder, and what each of its workers does; plain data, which is sent to them."""
+    """A study in a folder and the work of each worker; it holds plain data, so that it can be sent to them."""
 
     base: list[str]  # options of the start
     space: Space
@@ -42,16 +42,16 @@ class Search:
 
     @property
     def where(self) -> str:
-        """Which locks a process can see."""
+        """Host and folder; processes that share both see each other's locks."""
         return f"{socket.gethostname()}:{self.folder}"
 
     @property
     def name(self) -> str:
-        """The name of the study, by which the hosts of a database find it."""
+        """The name of the study; hosts that share a database find it by that name."""
         return self.folder.name if self.storage else "search"
 
     def database(self) -> Any:
-        """Where the study is kept."""
+        """Storage of the study."""
         from optuna.storages import JournalStorage, get_storage
         from optuna.storages.journal import JournalFileBackend
 
@@ -71,15 +71,15 @@ class Search:
                 pruner=optuna.pruners.MedianPruner(n_warmup_steps=self.warm_up),
                 load_if_exists=True,
             )
-        except Exception as error:  # of many kinds, by the database
+        except Exception as error:  # of many types: databases differ
             where = "--storage" if self.storage else self.folder / "study.log"
             fail(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
     def begin(self) -> dict[str, Any]:
-        """Check the space, create the study or verify that it is of this search; returns the options of the start."""
+        """Check the space, and create the study or check that it is of this search; return the options of the start."""
         start = parsed(self.base)
         for name in self.space.keys() & {"seed_everything", "trainer.default_root_dir", "ckpt_path", "name"}:
-            fail(f"--space: {name}: the search itself chooses it")  # also seeds that no trial has seen
+            fail(f"--space: {name}: the search itself chooses it")  # including seeds that no trial has used
         self.space = of_floats(self.space, start)
         for name, values in self.space.items():
             for value in ends(values):
@@ -90,7 +90,7 @@ class Search:
         with FileLock(self.folder / "study.lock"):
             if not study.trials:
                 if any(path.is_dir() for path in (self.folder / "trials").iterdir()):
-                    fail(f"--output: {self.folder} has trials of a search that is lost; choose another, or delete it")
+                    fail(f"--output: {self.folder} has trials but no search; choose another folder, or delete it")
                 study.set_user_attr("asked", asked)
                 study.enqueue_trial(point := point_of(self.space, start))
                 for name in self.space.keys() - point.keys():
@@ -100,15 +100,15 @@ class Search:
                 why = "holds a search of another space, config or monitor; choose another, or delete it"
                 fail(f"--output: {self.folder} {why}")
             else:
-                print(f"the search in {self.folder} goes on; it has {len(study.trials)} trials")
+                print(f"the search in {self.folder} resumes after {len(study.trials)} trials")
         return start
 
     def work(self) -> None:
-        """Run trials until there are as many as were asked for."""
+        """Run trials until the requested number has begun."""
         study = self.study()
         while True:
             with contextlib.ExitStack() as locks:
-                with FileLock(self.folder / "study.lock"):  # so that no trial is between its number and its lock
+                with FileLock(self.folder / "study.lock"):  # so that no other worker sees a trial before it is locked
                     trial = self.take(study, locks)
                     if not trial:
                         return
@@ -116,12 +116,12 @@ class Search:
                 self.run(study, trial)
 
     def take(self, study: "Study", locks: contextlib.ExitStack) -> "Trial | None":
-        """A trial whose process was killed, else a new one; a process locks its trial as long as it lives."""
+        """A trial whose process was killed, else a new one; a process locks its trial while it lives."""
         import optuna
 
         folder, trials = self.folder / "trials", study.get_trials(deepcopy=False)
         for running in trials[: self.trials]:
-            here = not self.storage or running.user_attrs.get("where") == self.where  # else its lock is elsewhere
+            here = not self.storage or running.user_attrs.get("where") == self.where  # other locks are on other hosts
             if running.state.name == "RUNNING" and here:
                 with contextlib.suppress(Timeout):
                     locks.enter_context(FileLock(folder / f"{running.number}.lock", timeout=0))
@@ -131,7 +131,7 @@ class Search:
         begun = sum(trial.state.name != "WAITING" for trial in trials)
         if begun >= self.trials:
             return None
-        # Seeded by the number, since a sampler that is seeded once would repeat itself in the next process.
+        # The seed is the number of the trial: with a constant one, every process would sample the same values.
         study.sampler = optuna.samplers.TPESampler(seed=begun, constant_liar=True)
         trial = study.ask()
         if trial.number >= self.trials:  # another host was first
@@ -142,7 +142,7 @@ class Search:
         return trial
 
     def run(self, study: "Study", trial: "Trial") -> None:
-        """Fit once, or resume what was killed, and tell the study how it ended."""
+        """Run or resume the fit of a trial, and report its outcome to the study."""
         from optuna.trial import TrialState
 
         number, words, began = trial.number, options(trial.params), time.perf_counter()
@@ -150,7 +150,7 @@ class Search:
         run = root / LOGS / "version_0"
         last = run / "checkpoints" / "last.ckpt"
         if not last.is_file():
-            shutil.rmtree(root, ignore_errors=True)  # what was killed before there was anything to resume
+            shutil.rmtree(root, ignore_errors=True)  # left by a process that was killed before the first checkpoint
         report = Report(trial, self.monitor, run)
         args = ["--ckpt_path", str(last)] if last.is_file() else [*self.base, *words]
         state, value, errors = TrialState.FAIL, None, io.StringIO()
@@ -166,14 +166,14 @@ class Search:
                 state, value, outcome = TrialState.PRUNED, None, f"{outcome}, pruned"
         except DivergedError:
             state, outcome = TrialState.PRUNED, "diverged"
-        except OSError:  # a full disk fails for every trial; once it is mended, the same command resumes this one
+        except OSError:  # a full disk fails every trial; afterwards, the same command resumes this one
             raise
         except SystemExit as end:
-            if number == 0 or end.code not in (1, 2):  # the start fails, or Ctrl-C
+            if number == 0 or end.code not in (1, 2):  # the start failed, or Ctrl-C
                 print(errors.getvalue(), end="", file=sys.stderr)
                 raise
             outcome = errors.getvalue().strip().rpartition("lit-mnist: error: ")[2]
-        except Exception as error:  # of parts of any kind; the other trials go on
+        except Exception as error:  # any error of a user's class; other trials continue
             if number == 0:
                 raise
             outcome = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -184,34 +184,34 @@ class Search:
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
-    """The value of every option of a fit."""
+    """All options of a fit with their values."""
     return dict(flat(yaml.safe_load(config_of(words, ""))))
 
 
 class Report(L.Callback):
-    """Tells the study what each epoch has measured, and ends a fit that is worse than the median of the others."""
+    """Reports every epoch to the study, and stops a fit that is worse than the median of the others."""
 
     def __init__(self, trial: "Trial", monitor: str, run: Path) -> None:
         self.trial, self.metric, self.run = trial, monitor, run
         self.epoch, self.pruned = 0, False
-        self.known = set(trial.study.trials[trial.number].intermediate_values)  # of a trial that is resumed
-        self.value: float | None = None  # of the last epoch that has one
+        self.known = set(trial.study.trials[trial.number].intermediate_values)  # epochs of a resumed trial
+        self.value: float | None = None  # of the last epoch that has measured it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Called by Lightning before the first epoch; a resumed fit reports the epochs that it has."""
+        """Called by Lightning before the first epoch; a resumed fit reports its earlier epochs."""
         known = metrics_by_name(pl_module)
         if known and self.metric not in known:
             fail(f"--monitor: {self.metric} is not measured{nearest(self.metric, known)}")
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Called by Lightning after every epoch, when its row is written."""
+        """Called by Lightning after every epoch, once its row is written."""
         self.catch_up()
         if 0 < self.epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
             self.pruned = trainer.should_stop = True
 
     def catch_up(self) -> None:
-        """Report the epochs that were not reported yet."""
+        """Report all epochs that are not reported yet."""
         for row in read_metrics(self.run):
             if row["epoch"] > self.epoch and self.metric in row:
                 self.epoch, self.value = int(row["epoch"]), row[self.metric]

@@ -1,4 +1,4 @@
-"""The space of a search: options of a fit, and the values that each may take."""
+"""The space of a search: options of a fit and their possible values."""
 
 import json
 import warnings
@@ -8,20 +8,20 @@ from typing import Any
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import read_yaml
 
-Space = dict[str, Any]  # option -> {low, high}, with log or step, or a list of values, each as JSON
+Space = dict[str, Any]  # option -> {low, high}, with log or step, or a list of values in JSON
 
 
 def read_space(path: Path) -> Space:
-    """A YAML file of options: {low, high}, with log or step, or a list of values for each."""
+    """Read a YAML file of options, each with {low, high}, and log or step, or with a list of values."""
     from optuna.trial import FixedTrial
 
     space = read_yaml(path)
     if not isinstance(space, dict) or not space:
         fail(f"--space: {path} names no option")
-    space = {
-        str(name).lstrip("-"): [*map(json.dumps, of)] if isinstance(of, list) else of for name, of in space.items()
-    }
+    space = {str(name).lstrip("-"): values for name, values in space.items()}
     for name, values in space.items():
+        if isinstance(values, list):
+            space[name] = values = [*map(json.dumps, values)]
         is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
         is_range = is_range and isinstance(values.get("log", True), bool)
         if not (values if isinstance(values, list) else is_range):
@@ -29,7 +29,7 @@ def read_space(path: Path) -> Space:
             fail(f"--space: {name}: {values} {why}")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of a range that is not divisible by its step
+                warnings.simplefilter("error")  # Optuna warns if the step does not divide the range
                 draw(FixedTrial({name: ends(values)[0]}), {name: values})
         except (TypeError, ValueError, UserWarning) as error:
             fail(f"--space: {name}: {error}")
@@ -37,17 +37,17 @@ def read_space(path: Path) -> Space:
 
 
 def kind_of(values: dict[str, Any]) -> type[int] | type[float]:
-    """What a range holds: integers if all its numbers are."""
+    """Type of the values in a range: int if all its numbers are integers."""
     return int if all(isinstance(value, int) for value in values.values()) else float
 
 
 def ends(values: Any) -> list[Any]:
-    """The values of a list, or both ends of a range."""
+    """All values of a list, or both ends of a range."""
     return values if isinstance(values, list) else [kind_of(values)(values[end]) for end in ("low", "high")]
 
 
 def draw(trial: Any, space: Space) -> None:
-    """Give a trial of Optuna a value for each option that has none yet."""
+    """Sample a value for each option that has none in this trial of Optuna."""
     for name, values in space.items():
         if isinstance(values, list):
             trial.suggest_categorical(name, values)
@@ -56,7 +56,7 @@ def draw(trial: Any, space: Space) -> None:
 
 
 def point_of(space: Space, given: dict[str, Any]) -> dict[str, Any]:
-    """Options that are given as the parameters of a trial; one that does not lie in the space is left out."""
+    """Given options as the parameters of a trial; a value outside the space is omitted."""
     point: dict[str, Any] = {}
     for name, values in space.items():
         value = given.get(name)
@@ -70,13 +70,13 @@ def point_of(space: Space, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_floats(space: Space, given: dict[str, Any]) -> Space:
-    """The space in which a range is of floats where the given value is one: {low: 0, high: 1} of a dropout of 0.0."""
+    """Make a range one of floats if the given value is a float: {low: 0, high: 1} for a dropout of 0.0."""
     floats = {name for name, of in space.items() if isinstance(of, dict) and isinstance(given.get(name), float)}
     return {name: {**of, "low": float(of["low"])} if name in floats else of for name, of in space.items()}
 
 
 def options(point: dict[str, Any]) -> list[str]:
-    """The parameters of a trial as options of the command line; numbers have six digits."""
+    """The parameters of a trial as options of the command line; floats have six significant digits."""
     words = []
     for name, value in point.items():
         if isinstance(value, float):

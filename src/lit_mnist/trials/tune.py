@@ -1,4 +1,4 @@
-"""A search for better options, after which the best is measured over fresh seeds."""
+"""A search for better options, and a comparison of the best with the start over fresh seeds."""
 
 import contextlib
 import warnings
@@ -33,17 +33,17 @@ def tune(
 ) -> None:
     """Search for better options, and compare the best with the start over fresh seeds.
 
-    The same command resumes a search that was stopped, or joins one that runs; with more --trials it goes on.
+    The same command resumes a stopped search or joins a running one; more --trials extend it.
 
     Args:
-        configs: YAML files of a fit, each on top of the one before, or names of shipped configs: the start.
-        space: YAML file of the options to vary: {low, high}, with log or step, or a list of values for each.
-        trials: Number of trials; the first is the start.
+        configs: YAML files, or names of shipped configs, each applied on top of the one before: the start.
+        space: YAML file of options to vary, each with {low, high}, and log or step, or with a list of values.
+        trials: Number of trials, of which the first is the start.
         seeds: Number of fresh seeds, at least 2, for the comparison.
-        monitor: Metric of the validation after the last epoch; lower is better if it ends in loss or error.
-        workers: Number of fits at once, by default one for each core. Of several, each has one thread.
+        monitor: Validation metric after the last epoch; if it ends in loss or error, lower is better.
+        workers: Number of parallel fits, by default one per core. Several have one thread each.
         storage: Database URL for a search on several hosts; by default a file in the output folder.
-        output: Folder for README.md, best.yaml, trials.csv, figures and the run folder of every trial.
+        output: Folder for README.md, best.yaml, trials.csv, figures and the run folders.
     """
     try:
         import optuna  # noqa: F401
@@ -64,7 +64,7 @@ def tune(
 
 
 def compare(search: Search, seeds: list[int], workers: int | None) -> None:
-    """Write what the search has found, and compare the best with the start over fresh seeds."""
+    """Write the results of the search, and compare the best trial with the start over fresh seeds."""
     study, folder = search.study(), search.folder
     trials, rows = study.get_trials(deepcopy=False)[: search.trials], []
     for trial in trials:
@@ -101,7 +101,7 @@ def best_of(trials: list[Any], monitor: str) -> Any:
 
 
 def figure(trials: list[Any], monitor: str, study: "Study") -> "Figure":
-    """The value of each trial with the best so far, and how much each option matters."""
+    """The value of each trial with the best so far, and the importance of each option."""
     from optuna.importance import get_param_importances
 
     made, (left, right) = figures.new_figure(9, 3.6, columns=2)
@@ -116,7 +116,7 @@ def figure(trials: list[Any], monitor: str, study: "Study") -> "Figure":
     left.legend(frameon=False)
     figures.plain_axes(left, "trial")
     with contextlib.suppress(ValueError, RuntimeError, UserWarning), warnings.catch_warnings():
-        warnings.simplefilter("error")  # of too few trials, or of equal ones
+        warnings.simplefilter("error")  # Optuna warns of too few trials, or of equal ones
         shares = get_param_importances(study)
         right.barh(list(shares)[::-1], list(shares.values())[::-1], color=figures.TRAIN)
     figures.plain_axes(right, "importance")

@@ -1,4 +1,4 @@
-"""Several fits at once: one process of one thread for each."""
+"""Several fits at once, each in a process with one thread."""
 
 import multiprocessing
 import os
@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 
 
 def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterator[tuple[int, Result]]:
-    """Run jobs, and give the place and the result of each once it has ended.
+    """Run jobs, and yield the index and the result of each as it ends.
 
     Args:
-        jobs: Functions that can be pickled; they share nothing.
-        workers: Number of processes, each of one thread; None takes one for each core. One works in this process, with
-            the threads that it has.
+        jobs: Functions that can be pickled; they share no state.
+        workers: Number of processes with one thread each; None is one per core. With 1, the jobs run in this process,
+            with all its threads.
     """
     workers = min(workers or available_cores(), len(jobs))
     if workers <= 1:
@@ -32,15 +32,15 @@ def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterat
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit: Ctrl-C is for this process
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers: only this process handles Ctrl-C
         places = {pool.submit(job): place for place, job in enumerate(jobs)}
         signal.signal(signal.SIGINT, before)
         try:
             for future in as_completed(places):
                 yield places[future], future.result()
         except BrokenProcessPool:
-            fail("a worker was killed, perhaps for want of memory; the same command resumes", status=1)
-        except BaseException:  # of a job, or Ctrl-C; what the others have saved is resumed
+            fail("a worker was killed, perhaps since memory ran out; the same command resumes", status=1)
+        except BaseException:  # an error of a job, or Ctrl-C; the other jobs can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.kill()
@@ -48,19 +48,19 @@ def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterat
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin() -> None:
-    """Called once in each worker."""
+    """Called once in every worker."""
     set_up()
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
 
 
 def _end_with_the_first() -> None:
-    """Wait until the process that has started this one is gone, perhaps killed, and end at once."""
+    """Wait for the end of the parent process, which may be killed, and end at once."""
     parent: Any = multiprocessing.parent_process()
     parent.join()
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

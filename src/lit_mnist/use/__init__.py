@@ -1,1 +1,1 @@
-"""What a trained model is for."""
+"""Use of a trained model: prediction, export and the demo."""

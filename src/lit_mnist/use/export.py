@@ -1,4 +1,4 @@
-"""Export: a checkpoint as one ONNX file, checked against PyTorch before it is kept."""
+"""Export of a checkpoint as one ONNX file, which is checked against PyTorch."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from lit_mnist.runs.folder import run_of
 from lit_mnist.runs.parts import NAMES, data_of, load_classifier
 from lit_mnist.use.predict import batches
 
-TOLERANCE = 1e-5  # a probability may differ from PyTorch's by less than this
+TOLERANCE = 1e-5  # largest difference of a probability from PyTorch's
 
 
 class FromImages(nn.Module):
-    """What is exported: the network with the rescaling before it and the softmax after it."""
+    """The exported module: rescaling, network and softmax."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,16 +44,16 @@ def export(
 ) -> None:
     """Write a checkpoint as one ONNX file that needs no PyTorch.
 
-    The file takes images (N, *image_shape) uint8 for any N, such as those of the training. It gives probabilities
-    (N, C) float32 and class (N,) int64, the index of the predicted class. The metadata hold the names of the classes.
-    The file is kept only if it answers as PyTorch does on all test images or, where they are not at hand, on noise.
+    The file takes images (N, *image_shape) uint8 for any N, like those in training. It returns probabilities (N, C)
+    float32 and class (N,) int64, the index of the predicted class. The metadata contain the names of the classes. The
+    file is kept only if its outputs equal PyTorch's on all test images or, if they are not available, on noise.
 
     Args:
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
-        output: The file to write, which ends in .onnx. By default model.onnx in the run folder of the checkpoint, or
-            beside a checkpoint that lies in none.
-        data_dir: Folder of the test images of MNIST or a set of its form, as for --data.data_dir.
-        network: Your own network, by its import path, which a checkpoint that is given by its path needs.
+        output: Output file, which ends in .onnx. By default model.onnx in the run folder of the checkpoint, or beside a
+            checkpoint that is in none.
+        data_dir: Folder of the test images of MNIST or a similar data set, as for --data.data_dir.
+        network: Import path of your own network, needed if a checkpoint of it is given by its path.
     """
     try:
         import onnxruntime
@@ -88,12 +88,12 @@ def export(
 
 
 def test_images(classifier: Classifier, run: Path | None, data_dir: str | None) -> tuple[Tensor, Tensor]:
-    """The test images of the data set and their labels or, where they are not at hand, noise and none.
+    """The test images of the data set and their labels or, if they are not available, noise without labels.
 
     Args:
-        classifier: It names its data set.
-        run: The run folder of which config.yaml names the data; None for a data set that is known by its name.
-        data_dir: Folder of a data set that is known by its name.
+        classifier: A classifier, which has the name of its data set.
+        run: Run folder whose config.yaml names the data; None for a data set that is known by name.
+        data_dir: Folder of a data set that is known by name.
     """
     try:
         data: Any = data_of(run) if run and not data_dir else MNISTDataModule(classifier.dataset, data_dir)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_images(classifier: Classifier, run: Path | None, data_dir: str | None) 
         images, labels = data.splits["test"]
         if list(images.shape[1:]) == list(classifier.image_shape):
             return images, labels
-    except (ValueError, OSError, AttributeError):  # AttributeError: of a data module of another kind
+    except (ValueError, OSError, AttributeError):  # AttributeError: a data module of another kind
         pass
     noise = torch.randint(256, (1000, *classifier.image_shape), generator=torch.Generator().manual_seed(0))
     return noise.to(torch.uint8), torch.empty(0)
@@ -118,6 +118,6 @@ def write_onnx(model: FromImages, shape: Sequence[int], path: Path, about: dict[
     assert program is not None
     proto = program.model_proto
     for part in (proto.graph, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.node):
-        part.ClearField("metadata_props")  # the exporter's notes, lines of source code and their files among them
+        part.ClearField("metadata_props")  # the exporter's notes, such as lines of source code and their paths
     onnx.helper.set_model_props(proto, about)
     path.write_bytes(proto.SerializeToString())

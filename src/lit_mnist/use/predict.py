@@ -1,4 +1,4 @@
-"""Image files in, classes out: the predict command, and the same from Python."""
+"""Prediction of image files: the predict command and its function for Python."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ from lit_mnist.image_files import ImageError, find_images, load_image, show_prog
 from lit_mnist.runs.parts import load_classifier
 from lit_mnist.use.images import preparation
 
-BATCH = 2000 * 28 * 28  # pixels that the network takes at once
-ROWS = 50  # of the table on the terminal
+BATCH = 2000 * 28 * 28  # pixels in a batch
+ROWS = 50  # largest number in the table on the terminal
 COLUMNS = ("file", "class", "probability", "runner_up", "runner_up_probability")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of an image file: the probability of every class by its name, the highest first."""
+    """Prediction for an image file: the probability of every class by name, the highest first."""
 
     file: Path
     probabilities: dict[str, float]
@@ -47,16 +47,16 @@ class Prediction:
 def predict(
     images: list[str], ckpt_path: str = "best", output: str | None = None, network: nn.Module | None = None
 ) -> None:
-    """Say which digit, or other class, each image file shows.
+    """Predict the class of each image file, such as its digit.
 
-    PNG, JPEG, BMP, TIFF, WebP and GIF files of any size and colour are brought into the form of the training images. A
-    file that cannot be read gets a line of its own on stderr, and the exit status is 1.
+    PNG, JPEG, BMP, TIFF, WebP and GIF files of any size and colour are converted to the form of the training images. A
+    file that cannot be read gives a line on stderr and exit status 1.
 
     Args:
-        images: Image files, and folders, of which all image files are taken, those in folders inside them, too.
+        images: Image files, and folders, which are searched recursively for image files.
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
-        output: A file for all answers, one row per image, which ends in .csv or .jsonl (JSON Lines).
-        network: Your own network, by its import path, which a checkpoint that is given by its path needs.
+        output: Output file with one row per image; it ends in .csv or .jsonl (JSON Lines).
+        network: Import path of your own network, needed if a checkpoint of it is given by its path.
     """
     path = Path(output).expanduser() if output else None
     if path and (path.suffix.lower() not in (".csv", ".jsonl") or not path.parent.is_dir()):
@@ -80,12 +80,12 @@ def predict(
 def predict_images(
     classifier: Classifier, images: Iterable[str | Path], on_error: Callable[[ImageError], object] | None = None
 ) -> list[Prediction]:
-    """Read image files, make them what the images are that the classifier was trained on, and classify them.
+    """Read image files, convert them to the form of the training images, and classify them.
 
     Args:
-        classifier: Used in evaluation mode, on the device where it is.
-        images: Files and folders, as `find_images` takes them.
-        on_error: Called with a line for each file that cannot be used; None raises it.
+        classifier: Classifier, which is used in evaluation mode on its device.
+        images: Files and folders, as for `find_images`.
+        on_error: Called with an error for each file that cannot be used; None raises it.
 
     Returns:
         One prediction for each image, in the order of `find_images`.
@@ -112,7 +112,7 @@ def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
     """Probabilities of the classes, in evaluation mode: (N, *image_shape) uint8 -> (N, C) float32 on the CPU.
 
     Raises:
-        CheckpointError: The answers are not numbers, or not one for each class.
+        CheckpointError: The logits are not finite, or not one per class.
     """
     classifier.eval()
     with torch.inference_mode():
@@ -123,18 +123,18 @@ def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def batches(images: Tensor) -> tuple[Tensor, ...]:
-    """As many images at once as the memory of any machine allows, of images (N, *image_shape)."""
+    """Split images (N, *image_shape) into batches that fit into the memory of any machine."""
     split: tuple[Tensor, ...] = images.split(max(1, BATCH // math.prod(images.shape[1:])))
     return split
 
 
 def show(predictions: Sequence[Prediction], output: str | None) -> None:
-    """Print a table of the predictions, of many the least certain ones."""
+    """Print a table of the predictions; of many, only the least certain ones."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    width = None if sys.stdout.isatty() else 1000  # in a file or pipe no name is folded
-    console = Console(width=width, markup=False, emoji=False, highlight=False)  # names are shown as they are
+    width = None if sys.stdout.isatty() else 1000  # no name is folded in a file or pipe
+    console = Console(width=width, markup=False, emoji=False, highlight=False)  # names are printed as they are
     table = Table(Column("file", overflow="fold"), "class", "probability", "runner-up")
     many = len(predictions) > ROWS
     shown = sorted(predictions, key=lambda one: one.row[2])[:ROWS] if many else predictions
@@ -147,7 +147,7 @@ def show(predictions: Sequence[Prediction], output: str | None) -> None:
 
 
 def save(predictions: Sequence[Prediction], classes: Sequence[str], path: Path) -> None:
-    """Write the predictions to a CSV or JSON Lines file, whole or not at all."""
+    """Write the predictions to a CSV or JSON Lines file, atomically."""
     with write_whole(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         if path.suffix.lower() == ".csv":
             writer = csv.writer(file, lineterminator="\n")

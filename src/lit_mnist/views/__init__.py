@@ -1,1 +1,1 @@
-"""What people look at: figures, dashboard, evaluation, report."""
+"""Figures, TensorBoard, terminal output, results of a test, and the report."""

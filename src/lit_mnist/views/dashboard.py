@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a fit beside its curves, and the figures that a fit leaves in the run folder."""
+"""Images, histograms and the graph in TensorBoard, and the figures in the run folder of a fit."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,9 @@ class Dashboard(Callback):
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        images = pl_module.train_metrics["train/loss"].weight.item()  # of all devices, since it was computed
+        images = pl_module.train_metrics["train/loss"].weight.item()  # on all devices, since it was computed
         for writer in writers(trainer):
-            row, step = read_metrics(self.run)[-1], trainer.global_step - 1  # where Lightning logs those of the epoch
+            row, step = read_metrics(self.run)[-1], trainer.global_step - 1  # as Lightning's values of the epoch
             writer.add_scalar("lr", row["lr"], step)
             writer.add_scalar("images_per_second", images / max(row["seconds"], 0.001), step)
             for name, parameter in pl_module.network.named_parameters():
@@ -51,14 +51,14 @@ class Dashboard(Callback):
 
 
 class StepLoss(Callback):
-    """Logs the loss that trains, as train/loss_step, after every --trainer.log_every_n_steps steps."""
+    """Logs the training loss as train/loss_step every --trainer.log_every_n_steps steps."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
         self.losses: list[torch.Tensor] = []  # of the batches since the last step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)  # by which Lightning has divided it
+        self.losses.append(outputs["loss"] * trainer.accumulate_grad_batches)  # Lightning has divided it by this
         if trainer.global_step > self.step:  # the step is complete
             loss, self.step, self.losses = torch.stack(self.losses).mean(), trainer.global_step, []
             if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -67,13 +67,13 @@ class StepLoss(Callback):
 
 
 def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
-    """TensorBoard's writers of a Trainer; none in processes other than the first."""
+    """TensorBoard's writers of a Trainer; none in any process but the first."""
     loggers = trainer.loggers if trainer.is_global_zero else []
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
-    """Write a figure into the run folder and show it in every logger that takes pictures."""
+    """Write a figure to the run folder and to every logger that accepts images."""
     from PIL import Image
 
     figures.save(figure, path)

@@ -1,4 +1,4 @@
-"""What a test saves: scores, confusion matrix, mistakes and calibration."""
+"""Results of a test: scores, confusion matrix, mistakes and calibration."""
 
 import csv
 import json
@@ -21,20 +21,19 @@ from lit_mnist.views.dashboard import leave_figure
 
 
 class Evaluation(Callback):
-    """Collects the predictions of a test, and saves scores and figures in the run folder and in TensorBoard.
+    """Collects the predictions of a test, and writes scores and figures to the run folder and TensorBoard.
 
-    It writes test.json (what was tested, data set, number of images, what was measured, expected calibration error),
+    It writes test.json (checkpoint, data set, number of images, metrics, expected calibration error),
     per_class.csv (precision, recall, F1 and support of each class), probabilities.npz (probabilities (N, C) float16,
-    labels (N,) int64) and, if it is to draw, confusion.png, mistakes.png (the 36 wrong predictions of the highest
-    probability) and calibration.png.
+    labels (N,) int64) and, with `draw`, confusion.png, mistakes.png (the 36 most probable wrong predictions) and
+    calibration.png.
     """
 
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:
         self.run, self.draw = Path(run).expanduser(), draw
         self.tested = tested  # name, epoch and global step of the checkpoint
-        self._batches: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # (B, *image_shape) uint8, (B, C) probabilities, (B,) labels
+        # (B, *image_shape) uint8, (B, C) probabilities, (B,) labels
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._batches = []

@@ -1,4 +1,4 @@
-"""The figures: learning curves, samples, and what a test shows."""
+"""Figures: learning curves, samples, and the results of a test."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, VAL = "#7a8794", "#d95f02"
-FEW = 10  # images: the share of fewer means little
-METRICS = ("loss", "accuracy")  # that have curves in every figure; those of one's own stand in TensorBoard and report
+FEW = 10  # images: a share of fewer says little
+METRICS = ("loss", "accuracy")  # with curves in every figure; TensorBoard and the report have all metrics
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
-    """A figure of so many inches and its axes, outside of pyplot, which would keep every figure alive."""
+    """A figure of a size in inches, and its axes, without pyplot, which keeps every figure in memory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -28,7 +28,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure, whole or not at all, in the format that the suffix names; equal figures are equal files."""
+    """Write a figure atomically, in the format of the suffix; equal figures give equal files."""
     from matplotlib import rc_context
 
     with write_whole(path) as part, rc_context({"svg.hashsalt": path.stem}):
@@ -36,7 +36,7 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def plain_axes(axes: "Axes", below: str = "") -> None:
-    """Take away the frame above and to the right, put a faint grid behind the curves, and count epochs if asked to."""
+    """Remove the upper and right frame, add a faint grid, and label the x axis; epochs get integer ticks."""
     from matplotlib.ticker import MaxNLocator
 
     axes.spines[["top", "right"]].set_visible(False)
@@ -48,18 +48,18 @@ def plain_axes(axes: "Axes", below: str = "") -> None:
 
 
 def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float] | None:
-    """The epoch with the lowest val loss, None where nothing was validated."""
+    """The epoch with the lowest val loss; None if nothing was validated."""
     return min((row for row in rows if "val/loss" in row), key=lambda row: row["val/loss"], default=None)
 
 
 def curve(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """The epochs that have a metric, and its values there: a line goes on over the epochs without it."""
+    """Epochs with a metric and its values; a line connects them across epochs without it."""
     measured = [row for row in rows if name in row]
     return [row["epoch"] for row in measured], [row[name] for row in measured]
 
 
 def history(rows: Sequence[dict[str, float]]) -> "Figure":
-    """Loss above and accuracy below over the epochs, train and val, with the best epoch marked."""
+    """Loss above accuracy over the epochs, for train and val, with the best epoch marked."""
     figure, both = new_figure(7, 5.6, rows=2, sharex=True)
     best = best_row(rows)
     for axes, metric in zip(both, METRICS, strict=True):
@@ -79,14 +79,12 @@ def history(rows: Sequence[dict[str, float]]) -> "Figure":
 
 
 def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
-    """Loss and accuracy of several runs by their names: val as lines, train dashed in the same colour."""
+    """Loss and accuracy of several runs by name: val solid, train dashed in the same colour."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
     count = len(histories)
-    colors = (
-        colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](torch.linspace(0, 1, count).numpy())
-    )
+    colors = colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"]([i / count for i in range(count)])
     figure, both = new_figure(10, 4.2, columns=2)
     for axes, metric in zip(both, METRICS, strict=True):
         for color, rows in zip(colors, histories.values(), strict=True):
@@ -96,7 +94,7 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
         plain_axes(axes, "epoch")
     handles = [Line2D([], [], color=color) for color in colors]
     handles += [Line2D([], [], color="gray"), Line2D([], [], color="gray", linestyle="--")]
-    names = [name.replace("$", r"\$") for name in histories]  # which is no formula
+    names = [name.replace("$", r"\$") for name in histories]  # not a formula
     columns = max(1, min(len(handles), 120 // (max(map(len, names)) + 8)))
     place: Any = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(handles, [*names, "val", "train"], **place)
@@ -104,29 +102,29 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
 
 
 def samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> "Figure":
-    """Images (N, H, W) or (N, C, H, W) uint8 with the names of their classes (N,) int64 above."""
+    """Images (N, H, W) or (N, C, H, W) uint8 below the names of their classes; labels (N,) int64."""
     names = [shortened(classes[label], 11) for label in labels.tolist()]
     return _gallery(images, names, columns=9 if max(map(len, names)) < 8 else 6)
 
 
 def shortened(name: str, length: int) -> str:
-    """A name of at most so many letters: of a longer one the first and the last, since names may begin alike."""
+    """A name of at most `length` letters; a longer one keeps its start and its end, since starts may be equal."""
     half = length // 2
     return name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}"
 
 
 def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """Counts, (C, C) int64, true classes in rows, predicted ones in columns; up to 20 classes also with shares."""
+    """Confusion matrix (C, C) int64 with true classes in rows; up to 20 classes have counts and shares."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
 
-    few = len(classes) <= 20  # more, and figures would lie over each other
+    few = len(classes) <= 20  # the numbers of more would overlap
     names = [shortened(name, 14) for name in classes]
     long = max(map(len, names)) > 3
     side = max(6, 0.6 * len(classes)) if few else 0.22 * len(classes) + 3
     figure, axes = new_figure(side + 1 + 0.7 * long, side + 0.7 * long)
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)  # (C, C), each row adds up to 1
-    drawn = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # single errors show
+    drawn = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.35, vmin=0, vmax=1))  # so single errors show
     scale: Any = {"shrink": 0.5, "aspect": 25, "ticks": [0, 0.01, 0.1, 0.5, 1], "format": PercentFormatter(1, 0)}
     figure.colorbar(drawn, ax=axes, label="share of the true class", **scale)
     for i, row in enumerate(matrix.tolist() if few else []):
@@ -165,12 +163,12 @@ def mistakes(
 
 
 def percent(probability: float) -> str:
-    """A probability as a person reads it: 97 %, but 99.98 % where a whole number would say 100 %."""
+    """A probability in per cent: 97%, but 99.98% where rounding would give 100%."""
     return f"{probability:.0%}" if probability < 0.995 else f"{min(probability, 0.9999):.2%}"
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
-    """How often predictions of a given probability are right, both (N,), and how many there are."""
+    """Reliability diagram: share of right predictions by probability, both (N,), and number of images."""
     from matplotlib.colors import to_rgba
     from matplotlib.ticker import ScalarFormatter
 
@@ -201,7 +199,7 @@ def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 
 
 
 def _gallery(images: Tensor, titles: Sequence[str], columns: int, title: str = "") -> "Figure":
-    """Images in a grid, each with a title above; one picture, since axes for each would take long."""
+    """Images in a grid, each below its title; all in one image, since axes for each would be slow."""
     if images.ndim == 4:  # colour: (N, 3, H, W) -> (N, H, W, 3); one plane of others
         pixels = images.movedim(1, -1) if images.shape[1] == 3 else images[:, :1].movedim(1, -1).expand(-1, -1, -1, 3)
     else:  # (N, H, W) -> (N, H, W, 3); those of MNIST's form as ink on paper
@@ -209,7 +207,7 @@ def _gallery(images: Tensor, titles: Sequence[str], columns: int, title: str = "
     height, width = pixels.shape[1:3]
     lines = 1 + max(title.count("\n") for title in titles)
     small = max(len(line) for title in titles for line in title.split("\n")) > 70 // columns  # to fit above an image
-    cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # pixels of a cell, and of the space for titles
+    cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # cell width, title height, pixels
     rows = math.ceil(len(images) / columns)
     sheet = torch.full((rows * (height + 6 + top), columns * cell, 3), 255, dtype=torch.uint8)
     figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell + 0.3 * bool(title))

@@ -1,4 +1,4 @@
-"""The report: runs side by side, in one self-contained HTML page."""
+"""The report: a comparison of runs in one self-contained HTML page."""
 
 import base64
 import io
@@ -22,17 +22,17 @@ from lit_mnist.runs.history import metrics_of
 from lit_mnist.views import figures
 
 PICTURES = ("history", "confusion", "mistakes", "calibration")
-SHOWN = ("data", "data.dataset", "model.network", "trainer.max_epochs", "seed_everything")  # even where runs agree
-NEVER = ("data.data_dir", "ckpt_path", "figures", "trainer.default_root_dir")  # options that change no result
-LEVEL = 0.05  # a smaller rise of the val loss, as a share of its lowest value, is no overfitting
+SHOWN = ("data", "data.dataset", "model.network", "trainer.max_epochs", "seed_everything")  # even if the runs agree
+NEVER = ("data.data_dir", "ckpt_path", "figures", "trainer.default_root_dir")  # options without an effect on results
+LEVEL = 0.05  # smallest rise of the val loss, as a share of its lowest value, that counts as overfitting
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder tells: options, flat; a row per epoch; test.json, or {}; and its PNG pictures in base64."""
+    """Content of a run folder: flat options, a row per epoch, test.json or {}, and PNG figures in base64."""
 
     name: str
-    finished: str  # when its last epoch was
+    finished: str  # time of its last epoch
     options: dict[str, Any]
     rows: list[dict[str, float]]
     test: dict[str, Any]
@@ -44,7 +44,7 @@ def report(runs: list[str], output: str = "report.html") -> None:
 
     Args:
         runs: Run folders, or folders with runs in them, such as lightning_logs.
-        output: The page, with the suffix .html.
+        output: Output file, which ends in .html.
     """
     page = Path(output).expanduser()
     if page.suffix != ".html" or not page.parent.is_dir():
@@ -56,7 +56,7 @@ def report(runs: list[str], output: str = "report.html") -> None:
         try:
             found.append(read_run(folder, str(folder.relative_to(parent))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            print_error(f"{folder}: is left out, since it cannot be read: {error}")
+            print_error(f"{folder}: is skipped, since it cannot be read: {error}")
     if not found:
         fail("there is no run with a finished epoch to report")
     with write_whole(page) as part:
@@ -72,12 +72,12 @@ def find_runs(folder: Path) -> list[Path]:
     heads = {path: path.read_bytes().partition(b"\n")[0].split(b",") for path in folder.rglob("metrics.csv")}
     runs = [path.parent.resolve() for path, head in heads.items() if b"step" not in head]
     if not runs:
-        fail(f"{folder}: {'has no run in it' if folder.is_dir() else 'is no folder'}; a run is what fit leaves")
+        fail(f"{folder}: {'contains no run' if folder.is_dir() else 'is not a folder'}; fit creates run folders")
     return sorted(runs, key=lambda run: re.sub(r"\d+", lambda digits: digits[0].zfill(9), str(run)))
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what a run folder tells; ValueError where it has no finished epoch."""
+    """Read a run folder; raises ValueError if it has no finished epoch."""
     rows = read_metrics(folder)
     if not rows or not {"epoch", "seconds"} <= rows[0].keys():
         raise ValueError("it has no finished epoch")
@@ -88,13 +88,13 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """The options that have several values among the runs that have them."""
+    """Options whose values differ between the runs that have them."""
     names = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
     return [name for name in names if len({str(run.options[name]) for run in runs if name in run.options}) > 1]
 
 
 def compare(runs: list[Run], differ: list[str]) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of a name and a value per run: results with the options that matter most, and all other options."""
+    """Rows of a name and a value per run: results and the main options, and all other options."""
     measured = [_results(run) for run in runs]
     results = sorted(dict.fromkeys(chain(*measured)), key=lambda name: not name.startswith("test/"))
     options = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
@@ -105,7 +105,7 @@ def compare(runs: list[Run], differ: list[str]) -> tuple[list[list[str]], list[l
 
 
 def _results(run: Run) -> dict[str, str]:
-    """What a run measured, and when, by the names of the table's rows."""
+    """The results of a run by the names of the table's rows."""
     last, best = run.rows[-1], figures.best_row(run.rows)
     tested = sorted(run.test.items(), key=lambda item: not isinstance(item[1], float))  # the metrics first
     numbers: dict[str, Any] = {f"test/{name}": value for name, value in tested}
@@ -119,7 +119,7 @@ def _results(run: Run) -> dict[str, str]:
 
 
 def overfitting(rows: list[dict[str, float]]) -> str:
-    """A sentence on whether, where and by how much the val loss turned."""
+    """A sentence about overfitting: the epoch of the lowest val loss, and its rise since then."""
     measured = [row for row in rows if "val/loss" in row]
     best = figures.best_row(measured)
     if best is None:
@@ -141,7 +141,7 @@ def overfitting(rows: list[dict[str, float]]) -> str:
 
 
 def outdated(run: Run) -> str:
-    """A sentence where the test is of another epoch than its checkpoint is now; otherwise ""."""
+    """A sentence if the tested checkpoint has been replaced by one of another epoch; otherwise ""."""
     tested = run.test.get("epoch")
     best = figures.best_row(run.rows) if run.options.get("best") == "val/loss" else None
     now = {"best.ckpt": best, "last.ckpt": run.rows[-1]}.get(str(run.test.get("checkpoint")))
@@ -164,7 +164,7 @@ def _html(runs: list[Run]) -> str:
     metadata: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figures.overlay(labels).savefig(curves, format="svg", metadata=metadata)
     svg = curves.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML header, which names a document type elsewhere
+    svg = svg[svg.index("<svg") :]  # without the XML header, which refers to another host
     table, rest = compare(runs, differ)
     source = files("lit_mnist.views").joinpath("templates/report.html").read_text(encoding="utf-8")
     page: str = Template(source, autoescape=True).render(

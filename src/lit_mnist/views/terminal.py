@@ -1,4 +1,4 @@
-"""What a fit shows on the terminal beside a line per epoch: the layers of the network, and a bar."""
+"""Terminal output of a fit besides its line per epoch: a summary of the network and a progress bar."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
-ROWS = 12  # of more layers only the whole network is shown
+ROWS = 12  # with more layers, only the whole network is shown
 
 
 class NetworkSummary(Callback):
-    """Prints the layers of a classifier's network with their output shapes and parameters."""
+    """Prints the layers of a classifier's network with output shapes and numbers of parameters."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         pl_module.example_input_array = torch.zeros(1, *pl_module.image_shape, dtype=pl_module.dtype)
@@ -26,7 +26,7 @@ class NetworkSummary(Callback):
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's bar, which counts epochs from 1, as the lines do."""
+    """Lightning's progress bar, but counting epochs from 1, as in the lines."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)

@@ -1,4 +1,4 @@
-"""A page on this machine where a person draws a digit and sees what the model makes of it."""
+"""A local page where a user draws a digit and sees the prediction."""
 
 import socket
 from pathlib import Path
@@ -18,9 +18,9 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
 
     Args:
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
-        host: Address to listen on. The default is for this machine alone; 0.0.0.0 is for all who can reach it.
+        host: Address to listen on: only this machine by default, every network interface with 0.0.0.0.
         port: Port to listen on; 0 takes a free one.
-        network: Your own network, by its import path, which a checkpoint that is given by its path needs.
+        network: Import path of your own network, needed if a checkpoint of it is given by its path.
     """
     try:
         import uvicorn
@@ -45,7 +45,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
 
 
 def training_of(classifier: Classifier, checkpoint: Path) -> str:
-    """What the page says of a checkpoint: its data set and, if its run has tested it, the test accuracy."""
+    """Description of a checkpoint on the page: its data set and, if its run has tested it, the test accuracy."""
     run, step = run_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
     test = read_test(run) if run else {}
     is_tested = (test.get("checkpoint"), test.get("global_step")) == (checkpoint.name, step)

@@ -1,4 +1,4 @@
-"""What the demo's page asks for: its own three files, and a reading of an image."""
+"""The server of the demo: the three files of its page, and predictions of images."""
 
 import base64
 import html
@@ -24,14 +24,14 @@ from lit_mnist.use.predict import probabilities_of
 FOLDER = Path(__file__).parent
 LIMIT = 10_000_000  # bytes of an image file
 HEADERS = {
-    # The browser itself keeps the page from asking any other machine for anything.
+    # The browser blocks requests of the page to any other machine.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'self'",
     "Cache-Control": "no-store",
 }
 
 
 def application(classifier: Classifier, checkpoint: str, about: str, hosts: list[str]) -> Starlette:
-    """The demo as an ASGI application, which the page names a checkpoint and a line about it, for some hosts or "*".
+    """The demo as an ASGI application; the page shows `checkpoint` and `about`, and is served for `hosts`.
 
     ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
     of the classes and the image that the model has ``seen``, a PNG file as an address, or an ``error`` in one line.
@@ -72,7 +72,7 @@ def application(classifier: Classifier, checkpoint: str, about: str, hosts: list
 
 
 def answer(classifier: Classifier, content: bytes) -> Response:
-    """Read an image file, as JSON."""
+    """The prediction of an image file as JSON."""
     try:
         image = preparation(classifier.dataset, classifier.image_shape)(load_image(io.BytesIO(content)))
     except ImageError as error:

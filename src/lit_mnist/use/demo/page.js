@@ -181,7 +181,7 @@ async function take(given) {
   remember();
   put(EMPTY());
   const limit = Number(find("file").dataset.limit);
-  if (!given) return show({ error: "That is no file. Drop an image file." });
+  if (!given) return show({ error: "That is not a file. Drop an image file." });
   if (given.size > limit) return show({ error: `${given.name} is larger than ${limit / 1e6} MB.` });
   const mine = sheet;
   file = given;
