@@ -426,7 +426,7 @@ def test_a_checkpoint_of_another_form_gets_one_line(
     content = torch.load(path, weights_only=True)
     CHANGES[change](content)
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"a\.ckpt: is not a checkpoint of a fit, or is damaged"):
+    with pytest.raises(CheckpointError, match=r"a\.ckpt is not a checkpoint of a fit, or is damaged"):
         read_checkpoint(path)
 
 

@@ -116,4 +116,4 @@ def test_what_needs_each_step_on_its_own_is_refused_in_one_line(options: str, cl
 )
 def test_what_lightning_would_refuse_as_manual_optimization_is_named(option: str, named: str, cli: Cli) -> None:
     done = cli("fit", *DIGITS, "--model", "FastClassifier", "--model.steps_per_execution", 5, *option.split())
-    done.refused(f"--model.steps_per_execution: 5 does not combine with {named}")
+    done.refused(f"--model.steps_per_execution: 5 cannot be used with {named}")

@@ -101,7 +101,7 @@ def test_images_that_memory_cannot_hold_are_refused_with_the_size_that_fits(
 ) -> None:
     bytes_of = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 30}  # 122,880
     monkeypatch.setattr("os.sysconf", bytes_of.get)
-    with pytest.raises(DataError, match=r"size: 18 images take .* GB of memory; 33 would fit"):
+    with pytest.raises(DataError, match=r"size: 18 images take .* GB of memory; size 33 would fit"):
         ImageFolderDataModule(str(root), size=64).setup("fit")
     ImageFolderDataModule(str(root), size=33).setup("fit")
 
@@ -110,9 +110,9 @@ def test_images_that_memory_cannot_hold_are_refused_with_the_size_that_fits(
     ("options", "words"),
     [
         (("--data.root", "nowhere"), "--data.root: nowhere is not a folder"),
-        (("--data.root", "few/a"), "--data.root: few/a has no folders of images for two or more classes"),
+        (("--data.root", "few/a"), "--data.root: few/a has fewer than two folders of images, one per class"),
         (("--data.root", "valid"), "--data.root: valid has train, valid; name the splits train, val and test"),
-        (("--data.root", "typo"), "--data.root: typo has too few images of dogs for train; take 3"),
+        (("--data.root", "typo"), "--data.root: typo has too few images of dogs for train; use at least 3"),
         (("--data.root", "broken"), "--data.root: no image of b for train can be read"),
         ((), "--data.root is missing"),
         (("--data.root", "flags", "--data.size", 0), "--data.size: 0 is not at least 1"),

@@ -157,7 +157,7 @@ def test_a_name_is_one_word_on_the_command_line_without_a_checkpoint(cli: Cli, t
     Path("named.yaml").write_text("name: mine\n")
     cli(*FIT, "--config", "named.yaml").refused("--name: it belongs on the command line, not in a file")
     cli(*FIT, "--name", "mine", "--trainer.max_epochs", 1).worked()
-    cli(*FIT, "--name", "mine", "--model.network.dropout", 0.5).refused("--model.network.dropout: 0.5 contradicts 0.0")
+    cli(*FIT, "--name", "mine", "--model.network.dropout", 0.5).refused("--model.network.dropout: 0.5 differs from 0.0")
     cli("test", "--name", "mine").refused("--name")
 
 

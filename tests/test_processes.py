@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import DIGITS, ROOT, Cli, run_cli, run_command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_mnist.runs.folder import read_metrics
 
@@ -60,16 +61,16 @@ def test_a_fit_that_is_stopped_says_how_it_goes_on_and_does(number: signal.Signa
 
 def test_two_devices_equal_one_but_for_rounding(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a last batch that does not divide evenly, of which one device gets nothing."""
-    options = (*QUICK, "--data.val_size", 413, "--trainer.max_epochs", 2, "--trainer.logger", "false")
+    options = (*QUICK, "--data.val_size", 413, "--trainer.max_epochs", 2)
     two = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    for words in (("fit", *options, *two), ("test", *two)):
+    for words in (("fit", *options, "--figures", "true", *two), ("test", *two)):
         done = run_cli(*words, cwd=tmp_path / "two")
         assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "two" / "lightning_logs").iterdir())) == 1
     monkeypatch.chdir(tmp_path / "one")
-    cli("fit", *options).worked()
+    cli("fit", *options, "--trainer.logger", "false").worked()
     cli("test").worked()
     runs = [tmp_path / name / "lightning_logs/version_0" for name in ("one", "two")]
     for first, second in zip(*map(read_metrics, runs), strict=True):
@@ -81,6 +82,9 @@ def test_two_devices_equal_one_but_for_rounding(cli: Cli, tmp_path: Path, monkey
         torch.testing.assert_close(weight, other, rtol=1e-3, atol=2e-5)
     tests = [(run / "per_class.csv").read_text() for run in runs]
     assert tests[0] == tests[1]
+    speeds = EventAccumulator(str(runs[1])).Reload().Scalars("images_per_second")
+    images = [point.value * row["seconds"] for point, row in zip(speeds, read_metrics(runs[1]), strict=True)]
+    assert images == pytest.approx([1438 - 413] * 2, rel=1e-3), "of both devices"
 
 
 def copy_of_the_package(folder: Path, rooms: tuple[str, ...]) -> dict[str, str]:

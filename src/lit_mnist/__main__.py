@@ -1,4 +1,4 @@
-"""The program: lit-mnist, or python -m lit_mnist. PyTorch is imported only when a command needs it."""
+"""The program: lit-mnist, or python -m lit_mnist. PyTorch is imported only once the command is known."""
 
 import sys
 

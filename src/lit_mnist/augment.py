@@ -10,12 +10,12 @@ from torch.nn import functional as F
 class RandomWarp(nn.Module):
     """Random affine and elastic distortion of each image: Simard et al., 2003, "Best practices for CNNs".
 
-    Both are one bilinear resampling; pixels from outside the image are 0, the background.
+    Both are applied in one bilinear resampling; pixels from outside the image are 0, the background.
 
     Args:
         rotation: Largest rotation to either side, in degrees.
         shear: Largest slant to either side, in degrees.
-        scale: Largest change of the width, and independently of the height, as a share in [0, 1).
+        scale: Largest relative change of width and of height, drawn independently, in [0, 1).
         shift: Largest shift in each direction, in pixels.
         elastic: Standard deviation of the elastic displacement, in pixels.
         smoothness: Standard deviation of the Gaussian that smooths the displacement, in pixels, at least 2.

@@ -38,8 +38,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with torch.device("meta"):  # without memory
             networks.build(saved["hyper_parameters"])
     except Exception as error:  # torch.load raises errors of many types
-        raise CheckpointError(f"{path}: is not a checkpoint of a fit, or is damaged: {error}") from error
+        raise CheckpointError(f"{path} is not a checkpoint of a fit, or is damaged: {error}") from error
     data = saved["datamodule_hyper_parameters"].items()
     plain = {name: value for name, value in data if isinstance(value, str if name == "dataset" else int | float)}
-    dataset = saved["dataset"] or plain.get("dataset", "")  # only a Classifier saves its own
+    dataset = saved["dataset"] or plain.get("dataset", "")  # a model other than Classifier saves only the latter
     return saved | {"datamodule_hyper_parameters": plain, "dataset": dataset}

@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]  # images (B, *image_shape) float32 in [0, 1], lab
 
 
 class ModelError(ValueError):
-    """A part does not fit the others; the message begins with the wrong argument of the model."""
+    """A part does not fit the others; the message begins with the name of the wrong argument of the model."""
 
 
 class Classifier(L.LightningModule):
@@ -31,15 +31,15 @@ class Classifier(L.LightningModule):
 
     Args:
         network: Images (B, *image_shape) in [0, 1] -> logits (B, num_classes), such as MLP, the default, or CNN.
-        optimizer: Called with the parameters, such as Adam.
-        lr_scheduler: Called with the optimizer, such as StepLR; None keeps the learning rate. If it takes total_steps
-            and none are given, it gets the number of steps of the fit, and the schedule advances after every step.
+        optimizer: Class of the optimizer, such as Adam; it is called with the parameters.
+        lr_scheduler: Class of the schedule, such as StepLR; None keeps the learning rate. If it takes total_steps and
+            that is not given, it gets the number of steps of the fit, and the schedule advances after every step.
         lr_scheduler_interval: Whether the schedule advances after every epoch or after every training step.
         loss: Logits (B, num_classes), labels (B,) -> the loss that is minimised; None is CrossEntropyLoss. The metric
             named loss is always the cross-entropy.
         metrics: Further metrics of logits and labels by name: f1 is logged as train/f1, val/f1 and test/f1.
         num_classes: Number of classes.
-        weights: A checkpoint of the same network, whose weights are the initial weights of a new fit.
+        weights: A checkpoint of the same architecture, or pretrained; a new fit starts from its weights.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Classifier(L.LightningModule):
         arguments |= {name: value for name, value in options.items() if value is not None and name not in ignored}
         if arguments.get("network", cls) is None:
             name = saved.get("network")
-            why = f"its network, {name}, is not one of lit_mnist.networks; give it by --network {name}"
-            raise CheckpointError(f"{checkpoint_path}: {why}, in Python by network=...")
+            why = f"its network, {name}, is not one of lit_mnist.networks; name it with --network {name}"
+            raise CheckpointError(f"{checkpoint_path}: {why}, in Python with network=...")
         classifier = cls(**arguments)
         classifier.restore(saved, checkpoint_path, strict is not False)
         return classifier.eval().to(map_location or "cpu")
@@ -122,14 +122,14 @@ class Classifier(L.LightningModule):
         self.dataset = name_of(data) or self.dataset
 
     def on_fit_start(self) -> None:
-        """Called by Lightning once before training, after a checkpoint was loaded if the fit is resumed."""
+        """Called by Lightning once before training; in a resumed fit, after the checkpoint is loaded."""
         if not self.training:  # as `load_from_checkpoint` leaves it; Lightning would train in evaluation mode
             self.train()
         if self.weights and not self.trainer.ckpt_path:  # a resumed fit has its own weights
             self.load_network(read_checkpoint(self.weights), self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Called by Lightning for every checkpoint; adds the class of the network and the form of the images."""
+        """Called by Lightning for every checkpoint; adds classes, image shape, data set and the network's class."""
         checkpoint |= {"classes": self.classes, "image_shape": self.image_shape, "dataset": self.dataset}
         checkpoint["network"] = f"{type(self.network).__module__}.{type(self.network).__qualname__}"
 
@@ -153,7 +153,7 @@ class Classifier(L.LightningModule):
         return outputs
 
     def _weighted(self, loss: Tensor, count: int) -> Tensor:
-        """Weight the loss of a device by the size of its share: those of the last batch are unequal."""
+        """Weight the loss of a device by the size of its share; the shares of the last batch may be unequal."""
         mean = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="mean")
         return loss.nan_to_num() * count / mean  # an empty share has a loss of NaN
 

@@ -55,7 +55,7 @@ CHANGEABLE = ("data.data_dir", "data.root", "data.eval_batch_size", "model.weigh
 class CLI(LightningCLI):
     """LightningCLI with numbered or named run folders; --ckpt_path takes best, last, pretrained or a path."""
 
-    checkpoint: Path | None = None  # path of the checkpoint to resume or evaluate
+    checkpoint: Path | None = None  # path of the checkpoint to resume from or evaluate
     saved: Any = None  # its content
     run: Path | None = None  # folder for the files of this run; None if it saves none
     named: Path | None = None  # the folder of --name
@@ -66,7 +66,7 @@ class CLI(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The Trainer's method, and its arguments that are no options; one command only, since parsers are slow."""
+        """The command, with arguments of its Trainer method that are not options; one only, since parsers are slow."""
         return {self.command: set(inspect.signature(getattr(Trainer, self.command)).parameters)}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -86,7 +86,7 @@ class CLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             help="A checkpoint: its path, or best or last of the run that was started or resumed last. fit resumes from"
-            " it, or starts a new run without it. validate and test evaluate it, best by default, or pretrained.",
+            " it, or starts a new run if none is given. validate and test also take pretrained; the default is best.",
         )
         if self.command == "fit":
             about = "Name of the run and its folder in lightning_logs; the same command starts and resumes it."
@@ -116,7 +116,7 @@ class CLI(LightningCLI):
             if self.command == "fit" or typed.ckpt_path in (*NAMES, None):
                 run = run_of(self.checkpoint)
                 if run is None:
-                    why = "it has no config.yaml of its fit, so it cannot be resumed"
+                    why = "config.yaml of its fit is missing, so it cannot be resumed; use --model.weights"
                     raise CheckpointError(f"{self.checkpoint}: {why}")
                 base = [self.command, "--config", str(run / "config.yaml")]
             else:
@@ -155,7 +155,7 @@ class CLI(LightningCLI):
         if dataset in ("", *SETS, "digits") and data is None:
             options["data"] = self.saved["datamodule_hyper_parameters"]
         elif data is None and not configs:
-            raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images by --data")
+            raise CheckpointError(f"{self.checkpoint}: it was trained on {dataset}; name these images with --data")
         network = networks.build(hparams)
         if network:  # only one of ours, since the parser imports its class
             spec = networks.describe(network)["network"]
@@ -166,7 +166,7 @@ class CLI(LightningCLI):
     def _options(self, config: Any) -> dict[str, Any]:
         """All options of a fit as plain data, as in config.yaml."""
         options: dict[str, Any] = yaml.safe_load(self.parser.dump(config, skip_unset=False))["fit"]
-        return {name: value for name, value in options.items() if name != "name"}  # the folder has it
+        return {name: value for name, value in options.items() if name != "name"}  # the folder has that name
 
     def _refuse_changes(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Refuse options that contradict those of the resumed fit."""
@@ -174,7 +174,7 @@ class CLI(LightningCLI):
         for name in before | now:
             if name.startswith(DECISIVE) and name not in CHANGEABLE and before.get(name) != now.get(name):
                 fail(
-                    f"--{name}: {now.get(name)} contradicts {before.get(name)}, with which {self.checkpoint} was made;"
+                    f"--{name}: {now.get(name)} differs from {before.get(name)}, the value of {self.checkpoint};"
                     f" to start a new fit from its weights: --model.weights {self.checkpoint}"
                 )
 
@@ -223,7 +223,7 @@ class CLI(LightningCLI):
             all_callbacks = [*callbacks, *user_callbacks, *(self.study or [])]
             trainer = super().instantiate_trainer(callbacks=all_callbacks, **kwargs)
             environment = getattr(trainer.strategy, "cluster_environment", None)
-            if environment:  # a contradiction between the options and the launcher
+            if environment:  # raises if options and launcher contradict each other
                 environment.validate_settings(trainer.num_devices, trainer.num_nodes)
             return trainer
         except Exception as error:  # the Trainer's options raise errors of many types
@@ -248,7 +248,7 @@ class CLI(LightningCLI):
         return callbacks
 
     def _evaluation(self, run: Path, figures: bool) -> Evaluation:
-        """The callback that writes the results of a test, with its checkpoint."""
+        """The callback that writes the results of a test and the name of its checkpoint."""
         assert self.checkpoint
         when = {"epoch": self.saved["epoch"] + 1, "global_step": self.saved["global_step"]}
         draw = figures and isinstance(self.model, Classifier)
@@ -298,7 +298,7 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         if self.config.fit.trainer.fast_dev_run:
-            print("fast_dev_run passed: training and validation ran, and nothing is kept")
+            print("fast_dev_run passed: training and validation ran, and nothing was saved")
         if self.saved and self.saved["global_step"] == self.trainer.global_step:
             limits = {name: getattr(self.trainer, name) for name in ("max_epochs", "max_steps")}
             ended = " or ".join(f"--trainer.{name} ({value})" for name, value in limits.items() if value != -1)
@@ -364,7 +364,7 @@ class CLI(LightningCLI):
         self._print_run()
 
     def _compare_images(self, data: L.LightningDataModule) -> None:
-        """Refuse images that do not fit the network, and warn of classes with other names."""
+        """Refuse data with another image shape or number of classes; warn of other class names."""
         classes = self.saved["classes"]
         if not classes:  # not in the checkpoint
             return
@@ -372,7 +372,7 @@ class CLI(LightningCLI):
         now = list(getattr(data, "image_shape", before[0])), getattr(data, "num_classes", before[1])
         if before != now:
             images = [f"images of {tuple(shape)} in {count} classes" for shape, count in (before, now)]
-            raise CheckpointError(f"{self.checkpoint}: it was trained on {images[0]}, and the data are {images[1]}")
+            raise CheckpointError(f"{self.checkpoint}: it was trained on {images[0]}, but the data are {images[1]}")
         if getattr(data, "classes", classes) != classes:
             print_error(f"the names of the classes are not those of {self.checkpoint}", "warning")
 
@@ -382,7 +382,7 @@ def run_command(args: list[str], study: Sequence[L.Callback] | None = None) -> C
 
     Args:
         args: The command and its options; --config also takes the name of a shipped config.
-        study: Callbacks of the study that this fit belongs to; None for a fit of its own.
+        study: Callbacks of the study that this fit belongs to; None for a single fit.
     """
     for place, word in enumerate(args):
         option, equals, name = word.partition("=")

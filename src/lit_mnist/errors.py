@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_mnist.launch import speaks
 
 LIBRARIES = ("lit_mnist", "lightning", "torch", "torchmetrics", "torchvision")
-HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # no options: they follow from the data
+HIDDEN = ("return", "kwargs", "num_classes", "image_shape")  # not options; the last two follow from the data
 KINDS = {"int": "whole number", "float": "number", "bool": "boolean", "collections.abc.Sequence": "list such as [1, 2]"}
 GROUPS = {L.LightningModule: "model", L.LightningDataModule: "data", L.Callback: "trainer.callbacks"}
 
@@ -35,7 +35,7 @@ def fail(message: object, status: int = 2) -> NoReturn:
 
 
 def program() -> str:
-    """The command by which this program was called, for messages."""
+    """The command that started this program, for messages."""
     name = Path(sys.argv[0]).name
     if name == "lit-mnist":
         return name
@@ -44,7 +44,7 @@ def program() -> str:
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Omits the list of classes that an option accepts where there are hundreds."""
+    """Omits the list of classes that an option accepts if it is long."""
 
     def add_argument(self, action: Any) -> None:
         if len(getattr(action, "extra_help", str)()) > 1500:
@@ -76,7 +76,7 @@ class Parser(LightningArgumentParser):
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options as pairs of a name, as on the command line, and a value.
+    """Flatten nested options to pairs of a name, as on the command line, and a value.
 
     {"network": {"class_path": "a.MLP", "init_args": {"dropout": 0.4}}} -> ("network", "MLP"), ("network.dropout", 0.4)
     """
@@ -90,7 +90,7 @@ def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Create an object, or print the value that it rejects: "--model.network.dropout: 1.5 is not in [0, 1)".
+    """Create an object, or fail with the value that it rejects: "--model.network.dropout: 1.5 is not in [0, 1)".
 
     In a user's own class, only a ValueError is a rejection; other errors keep their traceback.
     """
@@ -105,7 +105,7 @@ def create(options: dict[str, str], part: Any, /, *args: Any, **kwargs: Any) -> 
 
 
 def nearest(typed: str, known: Iterable[str]) -> str:
-    """The end of a message: the known name whose last word is most similar to the typed one, or all names."""
+    """The end of a message: a similar name, compared by last words, or all names if fewer than 10, or --help."""
 
     def likeness(name: str) -> float:
         return SequenceMatcher(None, name.rpartition(".")[2].lstrip("-"), typed.rpartition(".")[2].lstrip("-")).ratio()
@@ -130,12 +130,12 @@ def shortened(message: str, options: Iterable[str]) -> str:
     reason = next((text for text in texts if not text.startswith(vague)), texts[0] if texts else message)
     reason, _, value = reason.rpartition("callable class: ")[2].partition(". Got value: ")
     given = value.partition(". Got value")[0] or given
-    expected = " ".join(text for text in texts if text.startswith("Expected a "))
+    expected = " ".join(text.partition(". Got value")[0] for text in texts if text.startswith("Expected a "))
     if choices := re.findall(r"(?<=[\[ '])[\w-]+(?=[,\]'])", expected.partition("Literal")[2]):
-        return f"--{option}: {given} is not a choice{nearest(given, choices)}"
+        return f"--{option}: {given} is not a valid value{nearest(given, choices)}"
     if reason.startswith("Expected a <class"):
         kinds = [KINDS.get(name, name) for name in re.findall(r"<class '([\w.]+)'>", expected) if name != "NoneType"]
-        reason = f"Expected a {' or '.join(kinds)}"
+        reason = f"expected a {' or '.join(kinds)}".replace("whole number or number", "number")
     if reason.startswith(("No module named", "module '", "cannot import")):
         return f"--{option}: {given}: {reason}"
     if reason.startswith("Invalid content in sub-config file") and ".py" in reason:
@@ -143,7 +143,7 @@ def shortened(message: str, options: Iterable[str]) -> str:
     if reason.startswith("Import path does not correspond to a subclass of "):
         return f"--{option}: {given} is not a {reason.rpartition(' ')[2]}"
     if reason.startswith("Expected a dot import path"):
-        return f"--{option}: there is no class {given}; one of your own is named by its import path, as my_file.{given}"
+        return f"--{option}: there is no class {given}; name your own by its import path, such as my_file.{given}"
     if reason.startswith("Option '"):  # of a class that the message names
         name, kind = reason.split("'")[1], resolve_name(message.partition("class_path")[2].split("'")[1])
         own = [f"--{option}.{name}" for name in getattr(kind.__init__, "__annotations__", {}) if name not in HIDDEN]
@@ -152,7 +152,7 @@ def shortened(message: str, options: Iterable[str]) -> str:
     if "arguments are required: " in reason:
         missing = reason.rpartition(": ")[2].rpartition(".")[2]
         if given.startswith("{"):
-            return f"--{option}: {missing} is missing; give it by {{class_path: ..., init_args: {{{missing}: ...}}}}"
+            return f"--{option}: {missing} is missing; write {{class_path: ..., init_args: {{{missing}: ...}}}}"
         return f"--{option}.{missing} is missing" if option else f"{missing}: at least one is missing; see --help"
     if option and given and f" {given} " not in f" {reason} " and not given.startswith(("Namespace", "NestedArg")):
         reason = f"{reason}, not {given}"

@@ -12,8 +12,8 @@ from torch.optim import LBFGS
 from lit_mnist.classifier import Batch, Classifier, ModelError
 from lit_mnist.data import ImageDataModule
 
-ALL = (None, 1.0)  # values of limit_train_batches for all batches; the integer 1 is one batch
-# Callbacks that are rejected, as is every other one that overrides a hook of EACH_STEP
+ALL = (None, 1.0)  # limit_train_batches and val_check_interval of a whole epoch; the integer 1 is one batch
+# Callbacks that are refused; so are others that override a hook of EACH_STEP, except ours and progress bars
 EXTRA = (stock.GradientAccumulationScheduler, stock.StochasticWeightAveraging, stock.WeightAveraging)
 EACH_STEP = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step", "on_before_zero_grad")
 
@@ -23,7 +23,7 @@ class FastClassifier(Classifier):
 
     Args:
         steps_per_execution: Training steps in one call of Lightning's loop, at least 1. More than 1 is the fast path:
-            bit-identical weights in less time, on one device, without options that act on single steps.
+            bit-identical weights in less time, on one device; parts that need single steps are refused.
         kwargs: Of `Classifier`.
     """
 
@@ -38,12 +38,12 @@ class FastClassifier(Classifier):
         self.automatic_optimization = self.steps_per_execution == 1  # Lightning checks it before setup
         if stage == "fit" and self.steps_per_execution > 1:
             if refused := self._refused():
-                raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with {refused[0]}")
+                raise ModelError(f"steps_per_execution: {self.steps_per_execution} cannot be used with {refused[0]}")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.batch_size = data.hparams["batch_size"] * self.steps_per_execution  # training_step splits it again
 
     def _refused(self) -> list[str]:
-        """Options of this fit that act on single steps."""
+        """The parts and options of this fit that the fast path does not support."""
         trainer: Any = self.trainer
         data = trainer.datamodule
         requested = {
@@ -72,7 +72,7 @@ class FastClassifier(Classifier):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         created: Any = super().configure_optimizers()
         if self.steps_per_execution > 1 and isinstance(created, LBFGS):  # it needs a closure
-            raise ModelError(f"steps_per_execution: {self.steps_per_execution} does not combine with LBFGS")
+            raise ModelError(f"steps_per_execution: {self.steps_per_execution} cannot be used with LBFGS")
         return created  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

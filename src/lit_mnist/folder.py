@@ -28,11 +28,11 @@ class ImageFolderDataModule(ImageDataModule):
     that cannot be read is reported on stderr and skipped.
 
     Args:
-        root: Path of the folder.
+        root: Folder that contains the folders of the classes, or of the splits train, val and test.
         size: Height and width of the images in pixels.
         grey: Whether images are greyscale, (size, size), or RGB, (3, size, size).
-        val_share: Share of each class held out for validation, in (0, 1), where there is no folder root/val.
-        test_share: Share of each class held out for the test, in (0, 1), where there is no folder root/test.
+        val_share: Share of each class held out for validation, in (0, 1), if there is no folder root/val.
+        test_share: Share of each class held out for the test, in (0, 1 - val_share), if there is no folder root/test.
         batch_size: Images per step, over all devices together.
         augment: Transforms each training batch: (B, *image_shape) float32 in [0, 1] -> the same shape.
     """
@@ -66,7 +66,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.folders = self.folders or {"train": self.root}
         self.classes = sorted({path.name for folder in self.folders.values() for path in folders_in(folder)})
         if len(self.classes) < 2:
-            raise DataError(f"root: {self.folders['train']} has no folders of images for two or more classes")
+            raise DataError(f"root: {self.folders['train']} has fewer than two folders of images, one per class")
 
     def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Read the images of a split, those for validation last."""
@@ -76,7 +76,7 @@ class ImageFolderDataModule(ImageDataModule):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
         if size > memory / 2:
             fits = math.isqrt(int(memory / 2 / size * self.image_shape[-1] ** 2))
-            raise DataError(f"size: {len(chosen):,} images take {size / 1e9:.1f} GB of memory; {fits} would fit")
+            raise DataError(f"size: {len(chosen):,} images take {size / 1e9:.1f} GB of memory; size {fits} would fit")
         rank_zero_only(print)(f"{self.root}: {len(chosen):,} images for {split}, {size / 1e6:,.0f} MB", file=sys.stderr)
         images = torch.empty(len(chosen), *self.image_shape, dtype=torch.uint8)
         labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
@@ -104,7 +104,7 @@ class ImageFolderDataModule(ImageDataModule):
                 files[split], files["train"] = held_out, [file for file in files["train"] if file in kept]
         for split, found in files.items():
             if absent := self._absent(label for _, label in found):
-                raise DataError(f"root: {self.root} has too few images of {absent} for {split}; take 3")
+                raise DataError(f"root: {self.root} has too few images of {absent} for {split}; use at least 3")
         return files
 
     def _absent(self, labels: Iterable[int]) -> str:
@@ -113,7 +113,7 @@ class ImageFolderDataModule(ImageDataModule):
         return next((name for label, name in enumerate(self.classes) if label not in present), "")
 
     def _found(self, folder: Path) -> list[File]:
-        """The image files of a folder, shuffled by a checksum of their names, so that new files move few others."""
+        """The image files of a folder in the order of a checksum, so that new files change the split of few others."""
         files = [(path, i) for i, name in enumerate(self.classes) for path in images_below(folder / name)]
         return sorted(files, key=lambda file: crc32(file[0].relative_to(folder).as_posix().encode()))
 
@@ -126,5 +126,5 @@ class ImageFolderDataModule(ImageDataModule):
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The subfolders of a folder, except hidden ones and those such as __pycache__."""
+    """The subfolders of a folder, except those whose names begin with . or _, such as __pycache__."""
     return [path for path in folder.glob("[!._]*") if path.is_dir()]

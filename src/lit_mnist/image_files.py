@@ -1,4 +1,4 @@
-"""Image files: searched for in folders, decoded at about a million pixels at most, and resized to a shape."""
+"""Image files: found in folders, decoded to about a million pixels at most, and resized to a shape."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-PIXELS = 1_000_000  # larger images are downscaled to about this size: strokes stay wide enough, and it is fast
+PIXELS = 1_000_000  # larger images are downscaled to this size or less: strokes stay wide enough, and it is fast
 LIMIT = 50_000_000  # pixels, which bounds the memory that a file can take
 Image.MAX_IMAGE_PIXELS = None  # LIMIT replaces Pillow's
 warnings.filterwarnings("ignore", module="PIL")  # for example, of damaged EXIF data
@@ -24,7 +24,7 @@ class ImageError(Exception):
 
 
 def load_image(source: str | Path | BinaryIO) -> Image.Image:
-    """Read the first frame of an image file, rotated by its EXIF data and downscaled to about a million pixels.
+    """Read the first frame of an image file, rotated by its EXIF data and downscaled to about a million pixels at most.
 
     Args:
         source: Path of a PNG, JPEG, BMP, TIFF, WebP or GIF file, or a file of that kind opened for reading bytes.
@@ -68,7 +68,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, shape: Sequence[int]) -> Tensor:
-    """Resize an image in proportion, padded with black, to (H, W), greyscale, or (3, H, W), RGB, uint8."""
+    """Resize an image in proportion and pad it with black: (H, W) greyscale or (3, H, W) RGB, uint8."""
     if len(shape) == 3 and shape[0] not in (1, 3):
         raise ImageError(f"an image file has 1 or 3 channels, but the network takes {shape[0]}")
     if image.mode == "RGBA":
@@ -90,7 +90,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             below = images_below(path)
             if not below:
-                raise ImageError(f"{path}: there is no image in this folder: {', '.join(sorted(SUFFIXES))}")
+                raise ImageError(f"{path}: no file in this folder has a suffix of {', '.join(sorted(SUFFIXES))}")
         found |= dict.fromkeys(below if path.is_dir() else [path])
     return list(found)
 

@@ -19,7 +19,7 @@ class CrossEntropy(MeanMetric):
 
 
 class ClippedCrossEntropy(CrossEntropy):
-    """The loss that Keras 2 printed: probabilities are clipped to [1e-7, 1 - 1e-7], so no image costs over 16.1."""
+    """The loss that Keras 2 printed: probabilities are clipped to [1e-7, 1 - 1e-7], so no image costs over 16.12."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count a batch: logits (B, C), labels (B,) int64."""

@@ -46,15 +46,15 @@ class Form(nn.Module):
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "softmax": ({"network": nn.Sequential(MLP([16]), nn.Softmax(1))}, "network: it gives probabilities"),
+    "softmax": ({"network": nn.Sequential(MLP([16]), nn.Softmax(1))}, "network: it returns probabilities"),
     "NLLLoss": ({"loss": nn.NLLLoss()}, "loss: NLLLoss needs log-probabilities, but the network gives logits"),
     "smoothing": ({"loss": nn.CrossEntropyLoss(label_smoothing=7)}, "loss: CrossEntropyLoss: label_smoothing must be"),
     "no mean": (
         {"loss": nn.CrossEntropyLoss(reduction="none")},
-        r"loss: CrossEntropyLoss gives \(32,\), not one number",
+        r"loss: CrossEntropyLoss returns \(32,\), not one number",
     ),
-    "form": ({"network": Form()}, r"network: Form does not take images \(B, 28, 28\)"),
-    "classes": ({"network": MLP([16], num_classes=9)}, r"network: it gives \(32, 9\), not logits \(32, 10\)"),
+    "form": ({"network": Form()}, r"network: Form does not accept images \(B, 28, 28\)"),
+    "classes": ({"network": MLP([16], num_classes=9)}, r"network: it returns \(32, 9\), not logits \(32, 10\)"),
     "classes of a metric": (
         {"metrics": {"f1": MulticlassF1Score(9)}},
         "metrics: f1: If `preds` have",
@@ -123,7 +123,7 @@ def test_a_schedule_that_ends_before_the_fit_gets_a_line(
 ) -> None:
     cosine = partial(CosineAnnealingLR, T_max=2)
     fit(lr_scheduler=cosine, max_epochs=3)
-    assert "--model.lr_scheduler.T_max: lr rises again after 2 of 3 epochs; take 3" in capsys.readouterr().err
+    assert "--model.lr_scheduler.T_max: lr rises again after 2 of 3 epochs; set it to 3" in capsys.readouterr().err
     fit(lr_scheduler=cosine, max_epochs=2)
     assert capsys.readouterr().err == ""
 

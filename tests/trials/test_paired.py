@@ -25,7 +25,7 @@ def test_a_made_up_difference_is_found_where_the_spread_of_the_seeds_hides_it() 
 def test_no_difference_is_said_to_be_none(gaps: tuple[float, ...]) -> None:
     before = [1.0, 2.0, 3.0, 4.0, 5.0]
     found = difference("val/loss", before, [value + gap for value, gap in zip(before, gaps, strict=True)])
-    assert found.verdict == "no difference that 5 seeds can tell"
+    assert found.verdict == "no difference that 5 seeds can show"
 
 
 def test_the_interval_is_that_of_the_t_distribution() -> None:

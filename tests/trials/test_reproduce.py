@@ -113,15 +113,17 @@ def test_results_of_another_config_are_never_reported(cli: Cli, configs: list[Pa
     cli(*first).worked()
     assert Path("out/README.md").read_text().count("| - |") == 1, "seeds that were not all saved are not put together"
     configs[0].write_text("data: {dataset: digitz}")
-    assert cli(*first).err.endswith("digitz is not a choice; did you mean digits?\n")
+    assert cli(*first).err.endswith("digitz is not a valid value; did you mean digits?\n")
     configs[0].write_text("data: [1,")
     cli(*first).refused("first.yaml: while parsing")
     configs[0].write_text("model: {network: {class_path: MLP, init_args: {dropuot: 0.1}}}")
     cli(*first).refused(f"{configs[0]}: --model.network.dropuot", "did you mean --model.network.dropout?")
     configs[0].write_text(yaml.safe_dump(SHORT | {"model": {"optimizer": {"init_args": {"lr": 0.5}}}}))
-    cli(*first).refused("--output", "first/seed_0 is not of")
+    cli(*first).refused("--output", "first/seed_0 has a fit whose options differ from those of")
     configs[0].write_text(yaml.safe_dump(SHORT))
-    cli(*first, "--layer", ROOT / "configs/keras_loss.yaml").refused("is not of", "keras_loss.yaml")
+    cli(*first, "--layer", ROOT / "configs/keras_loss.yaml").refused(
+        "has a fit whose options differ from those of", "keras_loss.yaml"
+    )
     (configs[0].parent / "other").mkdir()
     same_name = configs[0].parent / "other/first.yaml"
     same_name.write_text(yaml.safe_dump(SHORT))

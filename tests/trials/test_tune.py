@@ -114,15 +114,15 @@ def test_a_search_leaves_its_trials_the_best_and_a_comparison(cli: Cli, files: l
     assert len(table("tuning")) == 4
     Path("tuning").rename("moved")
     moved = cli("tune", *files, "--trials", 4, "--workers", 1, "--output", "moved").worked()
-    assert moved.out.splitlines()[0].endswith("moved resumes after 4 trials")
+    assert moved.out.splitlines()[0].endswith("moved continues; it has 4 trials")
     Path("moved/study.log").rename("study.log")
     cli("tune", *files, "--output", "moved").refused("--output: ", "moved has trials but no search")
     Path("moved/study.log").unlink()
     Path("study.log").rename("moved/study.log")
     Path("moved").rename("tuning")
-    cli("tune", *files, "--monitor", "val/accuracy").refused("holds a search of another space, config or monitor")
+    cli("tune", *files, "--monitor", "val/accuracy").refused("contains a search with another space, config or monitor")
     Path("space.yaml").write_text(yaml.safe_dump({"data.batch_size": [32]}))
-    cli("tune", *files).refused("--output", "holds a search of another space, config or monitor")
+    cli("tune", *files).refused("--output", "contains a search with another space, config or monitor")
 
 
 def test_trials_that_diverge_or_fail_are_told_and_do_not_stop_the_others(cli: Cli, files: list[str]) -> None:
@@ -135,7 +135,7 @@ def test_trials_that_diverge_or_fail_are_told_and_do_not_stop_the_others(cli: Cl
         ("complete", "val/loss"),
         ("pruned", "diverged"),
         ("fail", "--model.network.dropout: 1.5 is not in [0, 1)"),
-        ("fail", "ModelError: network: Broken does not take images (B, 28, 28): this network is broken"),
+        ("fail", "ModelError: network: Broken does not accept images (B, 28, 28): this network is broken"),
     }
     assert "No trial is better than the start" in Path("tuning/README.md").read_text()
 
@@ -147,7 +147,7 @@ def test_a_start_that_does_not_lie_in_the_space_is_told(
     Search(["--config", str(tmp_path / "start.yaml")], space, 1, "val/loss", None, tmp_path / "tuning").begin()
     assert capsys.readouterr().err == (
         "lit-mnist: warning: --space: model.optimizer.lr of the start, 0.001, is not in the space;"
-        " the first trial draws another\n"
+        " the first trial samples another value\n"
     )
 
 

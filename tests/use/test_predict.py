@@ -52,7 +52,7 @@ def test_of_many_files_the_least_certain_are_shown(
     for number, image in enumerate(mnist.splits["test"][0][:60]):
         Image.fromarray(image.numpy()).save(scans[0] / f"x{number}.png")
     out = cli("predict", scans[0], "--ckpt_path", on_mnist).worked().out
-    assert "the 50 least certain of 80 files; a row for each is with --output" in out
+    assert "the 50 least certain of 80 files; --output all.csv writes a row for each" in out
 
 
 def test_a_file_that_cannot_be_read_gets_its_line_and_the_others_are_read(photo: Path, own_run: Path, cli: Cli) -> None:
@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_read_gets_its_line_and_the_others_are_read(photo:
     [
         ("x.png --output x.txt", "--output: x.txt does not end in .csv or .jsonl"),
         ("x.png --output no/x.csv", "--output: no/x.csv does not end in .csv or .jsonl, or its folder does not exist"),
-        ("empty", "empty: there is no image in this folder"),
+        ("empty", "empty: no file in this folder has a suffix of"),
         ("", "images"),
         ("x.png --ckpt_path x.png", "x.png is not a file"),
     ],

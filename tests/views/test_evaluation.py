@@ -59,7 +59,7 @@ def test_scores_and_figures_are_of_the_images_in_file_order(
     shown, truth, wrong, sure, _, title = drawn["mistakes"]
     assert (truth != wrong).all()
     assert sure.tolist() == sorted(sure.tolist(), reverse=True)
-    assert title == f"{int((answers != labels).sum())} of 359 wrong, the surest 36"
+    assert title == f"{int((answers != labels).sum())} of 359 wrong, the 36 surest"
     assert sure[0] == pytest.approx(highest[answers != labels].max().item(), abs=1e-6)
     assert len(shown) == min(36, int((answers != labels).sum())) == 36
     places = [int((images == image).all(dim=(1, 2)).nonzero()[0, 0]) for image in shown]  # to the pixel

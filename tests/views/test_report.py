@@ -22,7 +22,7 @@ def rows(*losses: float) -> list[dict[str, float]]:
 def test_a_val_loss_that_turned_is_called_overfitting_with_where_and_by_how_much() -> None:
     assert overfitting(rows(0.3, 0.2, 0.25, 0.3)) == (
         "It overfits after epoch 2: there val loss turned at 0.2000 and rose by 0.1000 (50%) to 0.3000 in epoch 4,"
-        " while train loss went on from 0.5000 to 0.2500."
+        " while train loss fell from 0.5000 to 0.2500."
     )
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_is_named_twice_is_shown_once(cli: Cli, own_run: Path) -> Non
 
 def test_what_is_no_run_is_refused(cli: Cli, own_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    cli("report", own_run, "empty").refused("empty: contains no run; fit creates run folders")
+    cli("report", own_run, "empty").refused("empty contains no run; fit creates run folders")
     cli("report", own_run, "--output", "a.pdf").refused("--output: a.pdf does not end in .html")
     cli("report", own_run, "--output", "no/a.html").refused(
         "--output: no/a.html does not end in .html, or its folder does not exist"
@@ -142,7 +142,7 @@ def test_what_is_no_run_is_refused(cli: Cli, own_run: Path, tmp_path: Path) -> N
 def test_a_damaged_run_is_left_out_with_a_line(cli: Cli, own_run: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(own_run, own_run.parent / "version_1")
     (own_run / name).write_text("epoch\n{[not: a number")
-    cli("report", own_run.parent).refused(f"{own_run}: is skipped", status=1)
+    cli("report", own_run.parent).refused(f"{own_run} is skipped", status=1)
     assert table_of(tmp_path / "report.html")[""] == ["version_1"]
 
 

@@ -1,4 +1,4 @@
-"""MNIST and data sets of its form: downloaded, unpacked and read by torchvision, or embedded."""
+"""MNIST and data sets of its form: downloaded, unpacked and read by torchvision, or taken from scikit-learn."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ class MNISTDataModule(ImageDataModule):
         self.save_hyperparameters({"dataset": self.name}, logger=False)
 
     def prepare_data(self) -> None:
-        """Download or unpack what is missing; Lightning calls this on one process per machine."""
+        """Download or unpack missing files; Lightning calls this on one process per machine."""
         if self.dataset == "digits":
             return
         dataset_class = SETS[self.dataset]
@@ -66,9 +66,9 @@ class MNISTDataModule(ImageDataModule):
             if not isinstance(error, OSError | RuntimeError | EOFError):
                 raise
             names = ", no ".join(path.name for path in missing)
-            absent = f"there is no {names}; to download or unpack it failed: {error}"
-            ways = "put the files there, name a folder that has them by --data.data_dir or LIT_MNIST_DATA_DIR"
-            raise DataError(f"{self.folder}: {absent}; {ways}, or take the digits: --data.dataset digits") from error
+            absent = f"there is no {names}, and the download or unpacking failed: {error}"
+            ways = "put the files there, name a folder that has them with --data.data_dir or LIT_MNIST_DATA_DIR"
+            raise DataError(f"{self.folder}: {absent}; {ways}, or use the digits: --data.dataset digits") from error
 
     def load(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Images (N, 28, 28) uint8 and labels (N,) int64 of all training or test images."""
@@ -77,7 +77,7 @@ class MNISTDataModule(ImageDataModule):
         try:
             data = SETS[self.dataset](self.data_dir, train=split == "train")
             if self.dataset == "mnist" and crc32(data.data.numpy(), crc32(data.targets.numpy())) != CRC[split]:
-                raise ValueError(f"other {split} images or labels than MNIST's")
+                raise ValueError(f"the {split} images or labels differ from MNIST's")
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             why = f"missing or damaged ({error}); delete the files to download them again"
             raise DataError(f"{self.folder}: {why}") from error

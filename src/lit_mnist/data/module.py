@@ -20,13 +20,13 @@ class ImageDataModule(L.LightningDataModule):
     A subclass defines `load` and `classes`, and `image_shape` unless its images are 28x28.
 
     Args:
-        val_size: Number of training images held out for validation, the last ones of `load`. By default a fifth.
+        val_size: Number of training images held out for validation, the last that `load` returns. By default a fifth.
         batch_size: Training images per step, over all devices together.
         eval_batch_size: Images per step in validation and test, over all devices together.
         augment: Transforms each training batch: (B, *image_shape) float32 in [0, 1] -> the same shape.
 
     Raises:
-        ValueError: An argument lies outside its range; the message begins with its name.
+        ValueError: An argument is outside its range; the message begins with its name.
         DataError: The images are missing or damaged, have the wrong shape or dtype, or do not fit an argument.
     """
 
@@ -69,7 +69,7 @@ class ImageDataModule(L.LightningDataModule):
                 raise DataError(f"val_size: {val_size} is not in 1..{len(images) - 1}")
             if (labels.diff() >= 0).all() and labels[-1] > labels[-val_size - 1]:
                 why = f"so the last {val_size} have a class without training images; shuffle them"
-                raise DataError(f"load('train') gives images sorted by class, {why}")
+                raise DataError(f"load('train') returns images sorted by class, {why}")
             self.splits["train"] = images[:-val_size], labels[:-val_size]
             self.splits["val"] = images[-val_size:], labels[-val_size:]
         if stage in ("test", "predict", None) and "test" not in self.splits:
@@ -77,9 +77,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def _loaded(self, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """The result of `load`, checked; raises DataError for a wrong shape, dtype or label."""
-        loaded, what = self.load(split), f"load({split!r}) gives"
+        loaded, what = self.load(split), f"load({split!r}) returns"
         if not (isinstance(loaded, tuple) and [isinstance(part, Tensor) for part in loaded] == [True, True]):
-            raise DataError(f"{what} no tuple of two tensors, images and labels")
+            raise DataError(f"{what} something else than a tuple of two tensors, images and labels")
         images, labels = loaded
         form, shape = tuple(images.shape), tuple(self.image_shape)
         if images.dtype != torch.uint8 or form[1:] != shape or len(shape) not in (2, 3):
@@ -98,9 +98,9 @@ class ImageDataModule(L.LightningDataModule):
             device = self.trainer.strategy.root_device  # a GPU then gathers its batches without the host
         if split == "train" and batch_size % world_size:
             raise DataError(f"batch_size: {batch_size} does not divide evenly among {world_size} devices")
-        self.setup("test" if split == "test" else "fit")  # without a Trainer, as in a notebook
+        self.setup("test" if split == "test" else "fit")  # needed without a Trainer, as in a notebook
         images, labels = (part.to(device) for part in self.splits[split])
-        shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # with which epochs are equal
+        shuffle = split == "train" and not getattr(self.trainer, "overfit_batches", 0)  # it repeats the batches
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None  # the argument of seed_everything
         return BatchLoader(images, labels, batch_size, seed, rank, world_size)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU and optional dropout; weights start Glorot uniform and biases at 0, as in Keras.
+    """Fully connected layers with ReLU and optional dropout; initial weights are Glorot uniform, biases 0, as in Keras.
 
     Args:
         hidden_sizes: Width of each hidden layer, at least 1; an empty list makes a linear classifier.

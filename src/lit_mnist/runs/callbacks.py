@@ -43,7 +43,7 @@ class EpochSeed(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = torch.tensor(float(trainer.current_epoch), device=pl_module.device)
         if trainer.strategy.reduce(epoch.clone(), reduce_op="mean") != epoch:
-            why = "others are not; all hosts need the same run folder"
+            why = "others do not; all hosts need the same run folder"
             raise CheckpointError(f"this process resumes after epoch {epoch:.0f}, {why}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,7 +55,7 @@ class EpochSeed(Callback):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all; Lightning's own moves it from TMPDIR, which may be on another disk."""
+    """Writes checkpoints atomically; Lightning's class moves them from TMPDIR, which may be on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -86,7 +86,7 @@ class RunCheckpoint(ModelCheckpoint):
         if self.monitor is None or self.monitor in metrics:  # else nothing was validated, or under another name
             super().on_train_epoch_end(trainer, pl_module)
         elif names and trainer.current_epoch == 0:
-            print_error(f"--best: {self.monitor} is not logged, so best.ckpt is not saved; {names[0]} is", "warning")
+            print_error(f"--best: {self.monitor} is not logged, so there is no best.ckpt; choose {names[0]}", "warning")
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Do nothing: checkpoints are written only at the end of an epoch."""

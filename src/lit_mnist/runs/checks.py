@@ -25,7 +25,7 @@ class FitCheck(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_schedules(trainer)
         if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and not has_bfloat16():
-            why = "this processor has no bfloat16, so float32 is faster; use --float32_precision medium"
+            why = "this processor has no bfloat16, so float32 is faster; use --float32_precision medium instead"
             print_error(f"--trainer.precision {trainer.precision}: {why}", "warning")
         loader: Any = trainer.train_dataloader
         if isinstance(pl_module, Classifier) and isinstance(loader, BatchLoader):  # another may yield batches only once
@@ -51,7 +51,7 @@ def check_schedules(trainer: L.Trainer) -> None:
             raise ModelError(f"lr_scheduler.{zero[0]}: 0 is not at least 1")
         if isinstance(schedule, CosineAnnealingLR) and schedule.T_max < steps:
             when = f"after {schedule.T_max} of {steps} {config.interval}s"
-            print_error(f"--model.lr_scheduler.T_max: lr rises again {when}; take {steps}", "warning")
+            print_error(f"--model.lr_scheduler.T_max: lr rises again {when}; set it to {steps}", "warning")
         if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
             raise ModelError("lr_scheduler.mode: max treats a higher val/loss as better; choose min")
 
@@ -60,26 +60,26 @@ def check_model(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """Refuse a network that does not accept the images, or whose output does not fit the loss or the metrics."""
     network, loss, count = model.network, type(model.loss).__name__, model.hparams["num_classes"]
     modes = [(module, module.training) for module in network.modules()]
-    name = f"network: {type(network).__name__} does not take images (B, {', '.join(map(str, images.shape[1:]))})"
+    name = f"network: {type(network).__name__} does not accept images (B, {', '.join(map(str, images.shape[1:]))})"
     network.eval()
     logits = tried(name, model, images)  # (B, *image_shape) -> (B, num_classes)
     for module, mode in modes:
         module.training = mode
     if logits.shape != (len(images), count):
-        raise ModelError(f"network: it gives {tuple(logits.shape)}, not logits {(len(images), count)}")
+        raise ModelError(f"network: it returns {tuple(logits.shape)}, not logits {(len(images), count)}")
     differ = (logits != logits[0]).any()  # constant logits may add up to 1 by chance
     if count > 1 and differ and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 0.01:
-        raise ModelError("network: it gives probabilities, not logits; leave out the softmax")
+        raise ModelError("network: it returns probabilities, not logits; remove the softmax")
     value = tried(f"loss: {loss}", model.loss, logits, labels)
     if value.numel() != 1:
-        raise ModelError(f"loss: {loss} gives {tuple(value.shape)}, not one number")
+        raise ModelError(f"loss: {loss} returns {tuple(value.shape)}, not one number")
     if isinstance(model.loss, nn.NLLLoss) and logits.logsumexp(1).abs().max() > 0.01:
-        raise ModelError("loss: NLLLoss needs log-probabilities, but the network gives logits; take CrossEntropyLoss")
+        raise ModelError("loss: NLLLoss needs log-probabilities, but the network returns logits; use CrossEntropyLoss")
     noise = torch.randn(2 * count, count, generator=torch.Generator().manual_seed(0))  # of every class
     for name, metric in model.train_metrics.items(keep_base=True):
         value = tried(f"metrics: {name}", metric.clone().cpu(), noise, torch.arange(2 * count) % count)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ModelError(f"metrics: {name} does not give a tensor of one number; average it over the classes")
+            raise ModelError(f"metrics: {name} does not return a tensor of one number; average it over the classes")
 
 
 def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
@@ -91,7 +91,7 @@ def tried(name: str, part: Callable[..., Any], *arguments: Tensor) -> Any:
 
 
 def check_batches(network: nn.Module, image: Tensor, size: int, rest: int, devices: int) -> None:
-    """Refuse a batch that leaves one image for a device if the network has batch norm."""
+    """Refuse a batch that leaves one image for a device if the network's batch norm cannot normalise it."""
     if any(1 <= count < 2 * devices for count in (size, rest)):
         try:
             copy.deepcopy(network)(image)
@@ -112,7 +112,7 @@ def mode_of(metric: str, model: L.LightningModule) -> str:
     metrics = metrics_by_name(model)
     higher = getattr(metrics.get(metric), "higher_is_better", None)
     if higher is None and (metrics or not metric.endswith("loss")):
-        fail(f"--best: {metric} is not a metric with a known best value{nearest(metric, metrics)}")
+        fail(f"--best: {metric} is not a metric that can select best.ckpt{nearest(metric, metrics)}")
     return "max" if higher else "min"
 
 
@@ -122,13 +122,13 @@ def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
     measured = [*metrics, "epoch", "step"]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
-        is_ours = type(model).__module__.partition(".")[0] == __name__.partition(".")[0]  # another may log others
+        is_ours = type(model).__module__.partition(".")[0] == __name__.partition(".")[0]  # other models may log more
         if monitor and monitor not in measured and is_ours:
             fail(f"--trainer.callbacks: {name} monitors {monitor}, which is not measured{nearest(monitor, measured)}")
         higher = getattr(metrics.get(str(monitor)), "higher_is_better", None)
         wanted = {True: "max", False: "min", None: getattr(callback, "mode", None)}[higher]
         if wanted != getattr(callback, "mode", wanted):
-            fail(f"--trainer.callbacks: {name} has the wrong mode for {monitor}, {callback.mode}; choose {wanted}")
+            fail(f"--trainer.callbacks: {name} has mode {callback.mode}, but {monitor} needs {wanted}")
         if isinstance(callback, stock.BackboneFinetuning) and not hasattr(model, "backbone"):
             fail(f"--trainer.callbacks: {name} needs a model with a backbone")
         if isinstance(callback, stock.StochasticWeightAveraging):

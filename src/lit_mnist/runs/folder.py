@@ -1,4 +1,4 @@
-"""Run folders: lightning_logs/version_N, or a name, has the config, checkpoints and metrics of one fit."""
+"""Run folders: lightning_logs/version_N or lightning_logs/NAME has the config, checkpoints and metrics of one fit."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ LOGS = "lightning_logs"
 
 
 def new_run(logs: Path) -> Path:
-    """Create the next free version_N folder; two runs that start at once get two."""
+    """Create the next free version_N folder; two runs that start at once get different ones."""
     logs.mkdir(parents=True, exist_ok=True)
     number = max(map(_number, logs.glob("version_*")), default=-1) + 1
     while True:
@@ -50,7 +50,7 @@ def find_checkpoint(name: str | None, logs: Path | str = LOGS, run: Path | None 
     for stem in (name,) if name else ("best", "last"):
         if f"{stem}.ckpt" in found:
             if stem != (name or "best"):
-                print(f"{run} has no best.ckpt, since nothing was validated; its last.ckpt is taken")
+                print(f"{run} has no best.ckpt, since nothing was validated; its last.ckpt is used")
             return run / "checkpoints" / f"{stem}.ckpt"
     raise CheckpointError(f"{run} has no {name or 'best'}.ckpt; it has {', '.join(found) or 'no checkpoint'}")
 

@@ -52,12 +52,12 @@ def data_of(run: Path) -> L.LightningDataModule:
 
 
 def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, Path]:
-    """Load a classifier in evaluation mode and the path of its checkpoint; without a run, the pretrained one.
+    """The classifier in evaluation mode and the path of its checkpoint; without a run, the pretrained classifier.
 
     Args:
         name: best or last of the newest run, whose config.yaml names all parts, or the path of a checkpoint, from which
             nothing is imported.
-        network: Your own network, needed if a checkpoint of it is given by its path.
+        network: Your own network, needed if name is the path of one of its checkpoints.
     """
     if name in NAMES and not any(Path(LOGS).glob("*/config.yaml")):
         print_error(f"there is no run in {LOGS}, so the pretrained model for MNIST is used", "note")
@@ -82,17 +82,17 @@ def load_classifier(name: str, network: nn.Module | None) -> tuple[Classifier, P
 
 
 def restore(model: L.LightningModule, saved: dict[str, Any], path: Path) -> None:
-    """Restore a model from a checkpoint; of a Classifier also the classes and the form of the images."""
+    """Restore a model from a checkpoint; for a Classifier also its classes, image shape and data set."""
     is_classifier = isinstance(model, Classifier)
     if isinstance(model, Classifier):
         given, name = f"{type(model.network).__module__}.{type(model.network).__qualname__}", saved.get("network")
         if name is None:
-            raise CheckpointError(f"{path}: its model is not a Classifier; name it by --model")
+            raise CheckpointError(f"{path}: its model is not a Classifier; name its class with --model")
         if "network" not in saved["hyper_parameters"] and name != given:
-            way = f"name it by --model.network {name}, or its model by --model"
+            way = f"name it with --model.network {name}, or name its model with --model"
             raise CheckpointError(f"{path}: its network is {name}; {way}")
         model.restore(saved, path)
     try:
         model.load_state_dict(saved["state_dict"], strict=not is_classifier)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights are not of {type(model).__name__}: {error}") from error
+        raise CheckpointError(f"{path}: its weights do not fit {type(model).__name__}: {error}") from error

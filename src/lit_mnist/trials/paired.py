@@ -9,7 +9,7 @@ from scipy import stats
 
 
 class Difference(NamedTuple):
-    """Mean difference of a metric between two configs over n pairs, with half of the 95 % interval."""
+    """Mean difference of a metric between two configs over n pairs, with half the width of the 95 % interval."""
 
     mean: float
     half: float
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     def verdict(self) -> str:
         """The difference in words; there is none if the interval contains 0 or has no width."""
         if not abs(self.mean) > self.half > 0:
-            return f"no difference that {self.n} seeds can tell"
+            return f"no difference that {self.n} seeds can show"
         return "better" if (self.mean < 0) == self.lower_is_better else "worse"
 
 

@@ -28,13 +28,13 @@ def reproduce(
 ) -> None:
     """Fit and test configs over several seeds, and report mean, spread and differences.
 
-    After a stop, the same command resumes; finished seeds are not repeated.
+    The same command resumes after a stop; finished seeds are not repeated.
 
     Args:
         configs: YAML files of fits, or names of shipped configs, such as mlp.
         seeds: Number of seeds, at least 2: 0, 1, 2, ...
         layer: A config applied on top of each, such as keras_loss.
-        workers: Number of parallel fits, by default one per core. Several have one thread each.
+        workers: Number of parallel fits, by default one per core; if there are several, each has one thread.
         output: Folder for README.md, results.csv, curves.png and the run folders.
     """
     paths = [Path(find_config(config)).expanduser() for config in configs]
@@ -91,10 +91,10 @@ def config_of(words: list[str], wanted: str = "skip_default", where: str = "") -
 
 
 def job_of(run: Path, configs: list[Path], seed: int, asked: str) -> Callable[[], None]:
-    """A fit and test in a run folder; one that has begun must have the same config."""
+    """A fit and test in a run folder; a fit that has begun must have the same config."""
     known = run.parents[1] / "config.yaml"
     if (run / "checkpoints" / "last.ckpt").is_file() and (not known.is_file() or known.read_text() != asked):
-        why = f"is not of {' '.join(map(str, configs))} as they are now; choose another folder"
+        why = f"has a fit whose options differ from those of {' '.join(map(str, configs))}; choose another folder"
         fail(f"--output: {known.parent} {why}")
     return partial(fit_and_test, run, configs, seed, asked)
 

@@ -41,7 +41,7 @@ def together(runs: Sequence[Path]) -> float | None:
 
 
 def write(folder: Path, runs: Runs, head: list[str]) -> None:
-    """Write README.md, beginning with `head`, results.csv and curves.png."""
+    """Write results.csv, curves.png, and README.md, which begins with `head`."""
     rows = [{"config": name, "seed": seed, **row} for (name, seed), run in runs.items() for row in read_run(run)]
     write_table(folder / "results.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
     figures.save(bands(rows), folder / "curves.png")
@@ -87,7 +87,7 @@ def last_of(curve: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
 
 
 def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
-    """Two tables with heads: mean and spread of every config, and its differences from the first."""
+    """Two tables with header rows: mean and spread of every config, and its differences from the first."""
     configs = list(dict.fromkeys(row["config"] for row in rows))
     metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
     metrics.sort(key=lambda name: not name.startswith("test/"))
@@ -107,7 +107,7 @@ def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def markdown(table: list[list[str]]) -> list[str]:
-    """Lines of Markdown for a table whose first row is the head."""
+    """Lines of Markdown for a table whose first row is the header."""
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     return [lines[0], "|---" * len(table[0]) + "|", *lines[1:]]
 

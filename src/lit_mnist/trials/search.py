@@ -94,13 +94,13 @@ class Search:
                 study.set_user_attr("asked", asked)
                 study.enqueue_trial(point := point_of(self.space, start))
                 for name in self.space.keys() - point.keys():
-                    why = f"of the start, {start.get(name)}, is not in the space; the first trial draws another"
+                    why = f"of the start, {start.get(name)}, is not in the space; the first trial samples another value"
                     print_error(f"--space: {name} {why}", "warning")
             elif study.user_attrs.get("asked") != asked:
-                why = "holds a search of another space, config or monitor; choose another, or delete it"
+                why = "contains a search with another space, config or monitor; choose another folder, or delete it"
                 fail(f"--output: {self.folder} {why}")
             else:
-                print(f"the search in {self.folder} resumes after {len(study.trials)} trials")
+                print(f"the search in {self.folder} continues; it has {len(study.trials)} trials")
         return start
 
     def work(self) -> None:
@@ -121,7 +121,7 @@ class Search:
 
         folder, trials = self.folder / "trials", study.get_trials(deepcopy=False)
         for running in trials[: self.trials]:
-            here = not self.storage or running.user_attrs.get("where") == self.where  # other locks are on other hosts
+            here = not self.storage or running.user_attrs.get("where") == self.where  # else its lock is elsewhere
             if running.state.name == "RUNNING" and here:
                 with contextlib.suppress(Timeout):
                     locks.enter_context(FileLock(folder / f"{running.number}.lock", timeout=0))
@@ -166,7 +166,7 @@ class Search:
                 state, value, outcome = TrialState.PRUNED, None, f"{outcome}, pruned"
         except DivergedError:
             state, outcome = TrialState.PRUNED, "diverged"
-        except OSError:  # a full disk fails every trial; afterwards, the same command resumes this one
+        except OSError:  # a full disk fails every trial; once there is space, the same command resumes this one
             raise
         except SystemExit as end:
             if number == 0 or end.code not in (1, 2):  # the start failed, or Ctrl-C

@@ -8,11 +8,11 @@ from typing import Any
 from lit_mnist.errors import fail
 from lit_mnist.runs.folder import read_yaml
 
-Space = dict[str, Any]  # option -> {low, high}, with log or step, or a list of values in JSON
+Space = dict[str, Any]  # option -> {low, high} with optional log or step, or a list of values in JSON
 
 
 def read_space(path: Path) -> Space:
-    """Read a YAML file of options, each with {low, high}, and log or step, or with a list of values."""
+    """Read a YAML file of options; each has a list of values, or {low, high} with optional log or step."""
     from optuna.trial import FixedTrial
 
     space = read_yaml(path)
@@ -25,7 +25,7 @@ def read_space(path: Path) -> Space:
         is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
         is_range = is_range and isinstance(values.get("log", True), bool)
         if not (values if isinstance(values, list) else is_range):
-            why = "is neither a list of values nor {low, high}, with log or step; write full names, as data.batch_size"
+            why = "is neither a list nor {low, high} with optional log or step; write full names, e.g. data.batch_size"
             fail(f"--space: {name}: {values} {why}")
         try:
             with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def point_of(space: Space, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_floats(space: Space, given: dict[str, Any]) -> Space:
-    """Make a range one of floats if the given value is a float: {low: 0, high: 1} for a dropout of 0.0."""
+    """Make a range one of floats if the given value is a float, such as {low: 0, high: 1} for a dropout of 0.0."""
     floats = {name for name, of in space.items() if isinstance(of, dict) and isinstance(given.get(name), float)}
     return {name: {**of, "low": float(of["low"])} if name in floats else of for name, of in space.items()}
 

@@ -37,11 +37,11 @@ def tune(
 
     Args:
         configs: YAML files, or names of shipped configs, each applied on top of the one before: the start.
-        space: YAML file of options to vary, each with {low, high}, and log or step, or with a list of values.
+        space: YAML file of options to vary; each has a list of values, or {low, high} with optional log or step.
         trials: Number of trials, of which the first is the start.
         seeds: Number of fresh seeds, at least 2, for the comparison.
         monitor: Validation metric after the last epoch; if it ends in loss or error, lower is better.
-        workers: Number of parallel fits, by default one per core. Several have one thread each.
+        workers: Number of parallel fits, by default one per core; if there are several, each has one thread.
         storage: Database URL for a search on several hosts; by default a file in the output folder.
         output: Folder for README.md, best.yaml, trials.csv, figures and the run folders.
     """

@@ -39,7 +39,7 @@ def run_all(jobs: Sequence[Callable[[], Result]], workers: int | None) -> Iterat
             for future in as_completed(places):
                 yield places[future], future.result()
         except BrokenProcessPool:
-            fail("a worker was killed, perhaps since memory ran out; the same command resumes", status=1)
+            fail("a worker was killed, perhaps because memory ran out; the same command resumes", status=1)
         except BaseException:  # an error of a job, or Ctrl-C; the other jobs can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -60,7 +60,7 @@ def _begin() -> None:
 
 
 def _end_with_the_first() -> None:
-    """Wait for the end of the parent process, which may be killed, and end at once."""
+    """End this process as soon as its parent has ended, even if that was killed."""
     parent: Any = multiprocessing.parent_process()
     parent.join()
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

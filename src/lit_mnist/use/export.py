@@ -19,7 +19,7 @@ from lit_mnist.runs.folder import run_of
 from lit_mnist.runs.parts import NAMES, data_of, load_classifier
 from lit_mnist.use.predict import batches
 
-TOLERANCE = 1e-5  # largest difference of a probability from PyTorch's
+TOLERANCE = 1e-5  # a probability must differ from PyTorch's by less
 
 
 class FromImages(nn.Module):
@@ -46,14 +46,14 @@ def export(
 
     The file takes images (N, *image_shape) uint8 for any N, like those in training. It returns probabilities (N, C)
     float32 and class (N,) int64, the index of the predicted class. The metadata contain the names of the classes. The
-    file is kept only if its outputs equal PyTorch's on all test images or, if they are not available, on noise.
+    file is kept only if it agrees with PyTorch on all test images or, if they are not available, on noise.
 
     Args:
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         output: Output file, which ends in .onnx. By default model.onnx in the run folder of the checkpoint, or beside a
             checkpoint that is in none.
         data_dir: Folder of the test images of MNIST or a similar data set, as for --data.data_dir.
-        network: Import path of your own network, needed if a checkpoint of it is given by its path.
+        network: Import path of your own network, needed if ckpt_path is the path of one of its checkpoints.
     """
     try:
         import onnxruntime
@@ -83,7 +83,7 @@ def export(
         if not difference < TOLERANCE or not torch.equal(classes, expected[1]):
             fail(f"{path} is not written: its probabilities differ from PyTorch's by up to {difference:.1g}", status=1)
     print(f"exported  {os.path.relpath(path)}  ({path.stat().st_size / 1000:,.0f} kB)")
-    print(f"checked   {what}, as PyTorch to {difference:.1g}")
+    print(f"checked   {what}, within {difference:.1g} of PyTorch")
     print(f"load it   onnxruntime.InferenceSession({os.path.relpath(path)!r})")
 
 

@@ -16,14 +16,14 @@ from lit_mnist.image_files import ImageError, fit
 
 CONTRAST = 0.03  # share of the full range; less is not visible
 BOX, SIDE = 20, 28  # MNIST's digits fill a box of 20x20, centred in 28x28
-PEN = 2.4  # smallest width of a stroke in pixels of the box, as of MNIST's thin strokes
+PEN = 2.4  # smallest width of a stroke, in pixels of the box, like MNIST's thin strokes
 FINE = 5  # subpixels per pixel in which strokes are widened
 
 Pixels = NDArray[np.float32]
 
 
 def preparation(dataset: str, shape: Sequence[int]) -> Callable[[Image.Image], Tensor]:
-    """The function that converts an image file to the form of a data set: MNIST's, Fashion-MNIST, or any other."""
+    """A function that converts an image to the form of a data set: that of MNIST, Fashion-MNIST or any other."""
     known = {**dict.fromkeys(("mnist", "qmnist", "kmnist", "digits"), prepare), "fashion_mnist": clothing}
     return known.get(dataset, partial(fit, shape=shape))
 
@@ -62,7 +62,7 @@ def prepare(image: Image.Image) -> Tensor:
 
 
 def is_mnists(pixels: Pixels) -> bool:
-    """Whether a 28x28 image is light on dark and over 20 pixels long, or at least 18 and centred by mass."""
+    """Whether a 28x28 image is light on dark, and either over 20 pixels long or centred by mass and at least 18."""
     edge = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
     spans = [np.ptp(np.flatnonzero((pixels > 32).any(axis))) + 1 for axis in (0, 1)]
     off = max(abs(centre - SIDE / 2) for centre in ndimage.center_of_mass(pixels))
@@ -70,7 +70,7 @@ def is_mnists(pixels: Pixels) -> bool:
 
 
 def grey(image: Image.Image) -> Pixels:
-    """Brightness, or a colour channel with far more contrast: (H, W) float32 in [0, 255]."""
+    """Brightness, or a colour channel with over 1.5 times the contrast: (H, W) float32 in [0, 255]."""
     pixels = np.asarray(image, np.float32)  # (H, W) or (H, W, 3) or (H, W, 4)
     if image.mode == "RGBA":  # on white, or on black if the drawing is light
         drawn = np.asarray(image.convert("RGB").convert("L"))[pixels[..., 3] > pixels[..., 3].max() / 2]
@@ -115,7 +115,7 @@ def _background(pixels: Pixels) -> Pixels:
 
 
 def _digit(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Remove specks and, if other strokes (H, W) remain, a frame and strokes that touch the edge."""
+    """Remove specks and, if enough remains, a frame or the strokes that touch the edge: (H, W) -> the same shape."""
     strokes = np.pad(strokes, 1)
     parts, _ = ndimage.label(strokes, np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())

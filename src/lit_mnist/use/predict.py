@@ -21,7 +21,7 @@ from lit_mnist.runs.parts import load_classifier
 from lit_mnist.use.images import preparation
 
 BATCH = 2000 * 28 * 28  # pixels in a batch
-ROWS = 50  # largest number in the table on the terminal
+ROWS = 50  # largest number of rows in the table on the terminal
 COLUMNS = ("file", "class", "probability", "runner_up", "runner_up_probability")
 
 
@@ -56,7 +56,7 @@ def predict(
         images: Image files, and folders, which are searched recursively for image files.
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         output: Output file with one row per image; it ends in .csv or .jsonl (JSON Lines).
-        network: Import path of your own network, needed if a checkpoint of it is given by its path.
+        network: Import path of your own network, needed if ckpt_path is the path of one of its checkpoints.
     """
     path = Path(output).expanduser() if output else None
     if path and (path.suffix.lower() not in (".csv", ".jsonl") or not path.parent.is_dir()):
@@ -118,7 +118,7 @@ def probabilities_of(classifier: Classifier, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = torch.cat([classifier(rescale(batch.to(classifier.device))) for batch in batches(images)])
     if logits.shape[1] != len(classifier.classes) or not logits.isfinite().all():
-        raise CheckpointError(f"the network does not give a number for each of {len(classifier.classes)} classes")
+        raise CheckpointError(f"the network must give a finite number for each of {len(classifier.classes)} classes")
     return logits.float().softmax(1).cpu()
 
 
@@ -142,8 +142,8 @@ def show(predictions: Sequence[Prediction], output: str | None) -> None:
         table.add_row(file, first, f"{high:.4f}", f"{second} ({low:.4f})")
     console.print(table)
     if many:
-        where = f"in {output}" if output else "with --output all.csv"
-        print(f"the {ROWS} least certain of {len(predictions):,} files; a row for each is {where}")
+        where = f"{output} has" if output else "--output all.csv writes"
+        print(f"the {ROWS} least certain of {len(predictions):,} files; {where} a row for each")
 
 
 def save(predictions: Sequence[Prediction], classes: Sequence[str], path: Path) -> None:

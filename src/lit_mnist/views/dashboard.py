@@ -29,7 +29,7 @@ class Dashboard(Callback):
             writer.add_graph(pl_module.network, example, verbose=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        images = pl_module.train_metrics["train/loss"].weight.item()  # on all devices, since it was computed
+        images = trainer.strategy.reduce(pl_module.train_metrics["train/loss"].weight.clone(), reduce_op="sum").item()
         for writer in writers(trainer):
             row, step = read_metrics(self.run)[-1], trainer.global_step - 1  # as Lightning's values of the epoch
             writer.add_scalar("lr", row["lr"], step)
@@ -73,7 +73,7 @@ def writers(trainer: L.Trainer) -> list["SummaryWriter"]:
 
 
 def leave_figure(trainer: L.Trainer, figure: "Figure", path: Path) -> None:
-    """Write a figure to the run folder and to every logger that accepts images."""
+    """Write a figure to the run folder, and log it to TensorBoard, W&B and MLflow."""
     from PIL import Image
 
     figures.save(figure, path)

@@ -73,7 +73,7 @@ class Evaluation(Callback):
         leave_figure(trainer, figures.confusion(matrix, classes), self.run / "confusion.png")
         order = highest.masked_fill(right, -1).argsort(descending=True)  # wrong ones first
         wrong = int((~right).sum())
-        worst, title = order[: min(36, wrong)], f"{wrong:,} of {len(labels):,} wrong{', the surest 36' * (wrong > 36)}"
+        worst, title = order[: min(36, wrong)], f"{wrong:,} of {len(labels):,} wrong{', the 36 surest' * (wrong > 36)}"
         shown = figures.mistakes(images[worst], labels[worst], predicted[worst], highest[worst], classes, title)
         leave_figure(trainer, shown, self.run / "mistakes.png")
         leave_figure(trainer, figures.calibration(highest, right, error), self.run / "calibration.png")

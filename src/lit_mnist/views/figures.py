@@ -20,7 +20,7 @@ METRICS = ("loss", "accuracy")  # with curves in every figure; TensorBoard and t
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
-    """A figure of a size in inches, and its axes, without pyplot, which keeps every figure in memory."""
+    """A figure and its axes, with width and height in inches; pyplot would keep every figure in memory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -84,7 +84,8 @@ def overlay(histories: dict[str, Sequence[dict[str, float]]]) -> "Figure":
     from matplotlib.lines import Line2D
 
     count = len(histories)
-    colors = colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"]([i / count for i in range(count)])
+    few = count <= 10
+    colors = colormaps["tab10" if few else "turbo"](range(count) if few else torch.linspace(0, 1, count).numpy())
     figure, both = new_figure(10, 4.2, columns=2)
     for axes, metric in zip(both, METRICS, strict=True):
         for color, rows in zip(colors, histories.values(), strict=True):
@@ -114,7 +115,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """Confusion matrix (C, C) int64 with true classes in rows; up to 20 classes have counts and shares."""
+    """Confusion matrix (C, C) int64 with true classes in rows; cells show counts and shares for up to 20 classes."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
 
@@ -168,7 +169,7 @@ def percent(probability: float) -> str:
 
 
 def calibration(probabilities: Tensor, right: Tensor, error: float, bins: int = 15) -> "Figure":
-    """Reliability diagram: share of right predictions by probability, both (N,), and number of images."""
+    """Reliability diagram: share of right predictions and number of images per bin of probability; inputs are (N,)."""
     from matplotlib.colors import to_rgba
     from matplotlib.ticker import ScalarFormatter
 
@@ -207,7 +208,7 @@ def _gallery(images: Tensor, titles: Sequence[str], columns: int, title: str = "
     height, width = pixels.shape[1:3]
     lines = 1 + max(title.count("\n") for title in titles)
     small = max(len(line) for title in titles for line in title.split("\n")) > 70 // columns  # to fit above an image
-    cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # cell width, title height, pixels
+    cell, top = round(width * 34 / 28), round(width * 9 / 28 * lines)  # width of a cell, height of titles
     rows = math.ceil(len(images) / columns)
     sheet = torch.full((rows * (height + 6 + top), columns * cell, 3), 255, dtype=torch.uint8)
     figure, axes = new_figure(7, 7 / columns * rows * (height + 6 + top) / cell + 0.3 * bool(title))

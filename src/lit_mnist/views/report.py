@@ -56,7 +56,7 @@ def report(runs: list[str], output: str = "report.html") -> None:
         try:
             found.append(read_run(folder, str(folder.relative_to(parent))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            print_error(f"{folder}: is skipped, since it cannot be read: {error}")
+            print_error(f"{folder} is skipped, since it cannot be read: {error}")
     if not found:
         fail("there is no run with a finished epoch to report")
     with write_whole(page) as part:
@@ -72,7 +72,7 @@ def find_runs(folder: Path) -> list[Path]:
     heads = {path: path.read_bytes().partition(b"\n")[0].split(b",") for path in folder.rglob("metrics.csv")}
     runs = [path.parent.resolve() for path, head in heads.items() if b"step" not in head]
     if not runs:
-        fail(f"{folder}: {'contains no run' if folder.is_dir() else 'is not a folder'}; fit creates run folders")
+        fail(f"{folder} {'contains no run' if folder.is_dir() else 'is not a folder'}; fit creates run folders")
     return sorted(runs, key=lambda run: re.sub(r"\d+", lambda digits: digits[0].zfill(9), str(run)))
 
 
@@ -94,7 +94,7 @@ def differing(runs: list[Run]) -> list[str]:
 
 
 def compare(runs: list[Run], differ: list[str]) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of a name and a value per run: results and the main options, and all other options."""
+    """Rows of a name and a value per run: results with the shown and differing options, and all other options."""
     measured = [_results(run) for run in runs]
     results = sorted(dict.fromkeys(chain(*measured)), key=lambda name: not name.startswith("test/"))
     options = dict.fromkeys(name for run in runs for name in run.options if name not in NEVER)
@@ -123,7 +123,7 @@ def overfitting(rows: list[dict[str, float]]) -> str:
     measured = [row for row in rows if "val/loss" in row]
     best = figures.best_row(measured)
     if best is None:
-        return "Nothing was validated, so overfitting does not show."
+        return "Nothing was validated, so overfitting cannot be seen."
     last = measured[-1]
     low, end, epoch = best["val/loss"], last["val/loss"], f"{best['epoch']:.0f}"
     if end > (1 + LEVEL) * low and last["train/loss"] >= best["train/loss"]:
@@ -135,7 +135,7 @@ def overfitting(rows: list[dict[str, float]]) -> str:
         return f"No clear overfitting: val loss is lowest in epoch {epoch} at {low:.4f} and ends at {end:.4f}."
     return (
         f"It overfits after epoch {epoch}: there val loss turned at {low:.4f} and rose by {end - low:.4f}"
-        f" ({end / max(low, 1e-9) - 1:.0%}) to {end:.4f} in epoch {last['epoch']:.0f}, while train loss went on from"
+        f" ({end / max(low, 1e-9) - 1:.0%}) to {end:.4f} in epoch {last['epoch']:.0f}, while train loss fell from"
         f" {best['train/loss']:.4f} to {last['train/loss']:.4f}."
     )
 

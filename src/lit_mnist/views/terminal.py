@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
-ROWS = 12  # with more layers, only the whole network is shown
+ROWS = 12  # of the summary at most; a longer one is that of the whole network
 
 
 class NetworkSummary(Callback):
@@ -26,7 +26,7 @@ class NetworkSummary(Callback):
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's progress bar, but counting epochs from 1, as in the lines."""
+    """Lightning's progress bar, but counting epochs from 1, as the epoch lines do."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)

@@ -20,14 +20,14 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
         ckpt_path: A checkpoint: its path, best or last of the newest run, or pretrained.
         host: Address to listen on: only this machine by default, every network interface with 0.0.0.0.
         port: Port to listen on; 0 takes a free one.
-        network: Import path of your own network, needed if a checkpoint of it is given by its path.
+        network: Import path of your own network, needed if ckpt_path is the path of one of its checkpoints.
     """
     try:
         import uvicorn
 
         from lit_mnist.use.demo.app import application
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is missing; install it with: pip install starlette uvicorn")
+        fail(f"demo needs {error.name}; install it with: pip install starlette uvicorn")
     classifier, checkpoint = load_classifier(ckpt_path, network)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -38,7 +38,7 @@ def demo(ckpt_path: str = "best", host: str = "127.0.0.1", port: int = 7860, net
     hosts = [name, "localhost"] if local else ["*"]
     app = application(classifier, str(checkpoint), training_of(classifier, checkpoint), hosts)
     if not local:
-        print_error(f"--host {host}: all who can reach this machine can use the page", "warning")
+        print_error(f"--host {host}: anyone who can reach this machine can use the page", "warning")
     print(f"http://{name}:{listener.getsockname()[1]}", flush=True)
     limits: Any = {"limit_concurrency": 32, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 1}
     uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **limits)).run(sockets=[listener])

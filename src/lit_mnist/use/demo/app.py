@@ -24,7 +24,7 @@ from lit_mnist.use.predict import probabilities_of
 FOLDER = Path(__file__).parent
 LIMIT = 10_000_000  # bytes of an image file
 HEADERS = {
-    # The browser blocks requests of the page to any other machine.
+    # The browser blocks requests from the page to any other machine.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'self'",
     "Cache-Control": "no-store",
 }
@@ -34,7 +34,7 @@ def application(classifier: Classifier, checkpoint: str, about: str, hosts: list
     """The demo as an ASGI application; the page shows `checkpoint` and `about`, and is served for `hosts`.
 
     ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
-    of the classes and the image that the model has ``seen``, a PNG file as an address, or an ``error`` in one line.
+    of the classes and the image that the model has ``seen``, as a PNG data URL, or an ``error`` in one line.
     """
     digits = all(name.isdecimal() for name in classifier.classes)
     page = Template((FOLDER / "page.html").read_text()).substitute(

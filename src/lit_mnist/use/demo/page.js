@@ -1,9 +1,9 @@
-// Draws on the pad, has the server read what is there, and shows its answer.
+// Draws on the pad, sends the drawing to the server, and shows the prediction.
 "use strict";
 
-const PEN = 44; // width of a stroke on the pad's 560 pixels, much as the strokes of MNIST
+const PEN = 44; // width of a stroke on the pad's 560 pixels, similar to MNIST's strokes
 const STEP = 14; // of the arrow keys
-const SCALE = 1 / 3; // of the drawing that is sent: less to work on, and still more than the model sees
+const SCALE = 1 / 3; // of the drawing that is sent: faster, and still finer than the model's input
 const NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="; // a transparent pixel
 const EMPTY = () => ({ strokes: [], picture: null, file: null });
 const find = (id) => document.getElementById(id);
@@ -16,9 +16,9 @@ let strokes = []; // each a list of points [x, y] on the pad
 let current = null; // the stroke that the pointer draws
 let picture = null; // an image on the pad instead of strokes
 let file = null; // of the picture
-let past = []; // what was on the pad before each stroke, clearing and file
+let past = []; // contents of the pad before each stroke, clear and file
 let sheet = 0; // counts fresh starts: an answer that belongs to an earlier sheet is not shown
-let wanted = null; // what to read next, as a function that gives the image
+let wanted = null; // the next image to predict, as a function that returns it
 let asking = false;
 
 // The pad
@@ -53,7 +53,7 @@ function paint() {
   find("clear").disabled = !find("hint").hidden;
 }
 
-/** The drawing as MNIST has it, light on dark whatever the colours of the page, in a margin that no stroke reaches. */
+/** The drawing in MNIST's form, light on dark whatever the colours of the page, with a margin that no stroke reaches. */
 function drawing() {
   const side = (pad.width + 2 * PEN) * SCALE;
   const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
@@ -91,7 +91,7 @@ function begin(point) {
 function undo() {
   if (past.length === 0) return;
   put(past.pop());
-  const again = file; // which may change meanwhile
+  const again = file; // file may change meanwhile
   if (again) ask(() => again);
   else if (strokes.length) ask(drawing);
 }
@@ -169,7 +169,7 @@ function showNothing() {
   say("");
 }
 
-/** Tell a screen reader, once the drawing rests. */
+/** Tell a screen reader, once drawing pauses. */
 function say(text) {
   clearTimeout(say.timer);
   say.timer = setTimeout(() => { find("spoken").textContent = text; }, text ? 500 : 0);
@@ -193,7 +193,7 @@ async function take(given) {
   }
 }
 
-// What a person does
+// User input
 
 /** The point of the pad nearest to the pointer, which may have left it. */
 function position(event) {
@@ -260,6 +260,6 @@ for (const each of classes) {
   find("bars").append(row);
 }
 const longest = Math.max(...classes.map((each) => each.length));
-find("reading").classList.toggle("words", longest > 2); // which take more room than digits
+find("reading").classList.toggle("words", longest > 2); // names need more room than digits
 find("bars").style.setProperty("--name", `${Math.max(1, 0.7 * Math.min(longest, 12))}rem`);
 put(EMPTY());
