@@ -228,7 +228,7 @@ IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 
 )
 def test_images_or_labels_of_another_form_are_refused(images: Tensor, labels: Tensor, words: str) -> None:
     for stage, split in (("fit", "train"), ("test", "test")):
-        with pytest.raises(DataError, match=rf"load\('{split}'\) gives {words}"):
+        with pytest.raises(DataError, match=rf"load\('{split}'\) returns {words}"):
             Loaded(images, labels).setup(stage)
 
 

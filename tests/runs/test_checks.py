@@ -47,7 +47,7 @@ class Form(nn.Module):
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "softmax": ({"network": nn.Sequential(MLP([16]), nn.Softmax(1))}, "network: it returns probabilities"),
-    "NLLLoss": ({"loss": nn.NLLLoss()}, "loss: NLLLoss needs log-probabilities, but the network gives logits"),
+    "NLLLoss": ({"loss": nn.NLLLoss()}, "loss: NLLLoss needs log-probabilities, but the network returns logits"),
     "smoothing": ({"loss": nn.CrossEntropyLoss(label_smoothing=7)}, "loss: CrossEntropyLoss: label_smoothing must be"),
     "no mean": (
         {"loss": nn.CrossEntropyLoss(reduction="none")},
@@ -61,11 +61,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "many numbers": (
         {"metrics": {"f1": MulticlassF1Score(10, average=None)}},
-        "metrics: f1 does not give a tensor of one number",
+        "metrics: f1 does not return a tensor of one number",
     ),
     "a matrix": (
         {"metrics": {"cm": MulticlassConfusionMatrix(10)}},
-        "metrics: cm does not give a tensor of one number",
+        "metrics: cm does not return a tensor of one number",
     ),
     "worst": ({"lr_scheduler": partial(ReduceLROnPlateau, mode="max")}, "lr_scheduler.mode: max treats"),
 }
