@@ -171,7 +171,7 @@ def test_a_trial_that_is_worse_than_the_others_is_pruned(cli: Cli, files: list[s
         ({"model.optimizer.lr": {"low": 0.1}}, ["--space: model.optimizer.lr", "neither a list"]),
         ({"data.batch_size": {"low": 1, "high": 3, "step": 0.5}}, ["--data.batch_size", "1.0"]),
         ({"data.batch_size": {"low": 10, "high": 35, "step": 10}}, ["--space: data.batch_size", "not divisible"]),
-        ({"model": {"optimizer": [1]}}, ["--space: model: ", "write full names, as data.batch_size"]),
+        ({"model": {"optimizer": [1]}}, ["--space: model: ", "write full names, e.g. data.batch_size"]),
         ({"seed_everything": [0, 1]}, ["--space: seed_everything"]),
         ({"trainer.max_epochs": [3, "x"]}, ["--trainer.max_epochs", "x"]),
         ([], ["--space: space.yaml names no option"]),
