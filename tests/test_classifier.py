@@ -306,7 +306,7 @@ def test_what_is_no_checkpoint_gets_one_line(content: Any, tmp_path: Path) -> No
         path.write_bytes(content)
     elif content:
         torch.save(content, path)
-    with pytest.raises(CheckpointError, match="x.ckpt is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"x.ckpt is not a checkpoint"):
         read_checkpoint(path)
 
 
