@@ -1,4 +1,4 @@
-"""Gain of each optimization: the same fit with and without it, alternating in one process."""
+"""Gain of each speed-up: the same fit with and without it, alternating in one process."""
 
 import contextlib
 import io

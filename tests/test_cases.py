@@ -141,6 +141,7 @@ def test_the_profilers_table_is_shown(
         ("fit --model.network CNN --model.network.chanels 3", "did you mean --model.network.channels?"),
         ("fit --trainer.max_epochs=", "--trainer.max_epochs: expected a whole number"),
         ("fit --trainer.precision bf16mixed", "bf16mixed is not a valid value; did you mean bf16-mixed?"),
+        ("fit --trainer.precision NoneTypes", "NoneTypes is not a valid value; see --help"),
         ("fit --model.lr_scheduler_interval x", "x is not a valid value; choose from epoch, step"),
         ("fit --trainer.gradient_clip_val x", "expected a number, not x"),
         ("fit --model.network.hidden_sizes x", "--model.network.hidden_sizes: expected"),

@@ -130,11 +130,11 @@ def shortened(message: str, options: Iterable[str]) -> str:
     reason = next((text for text in texts if not text.startswith(vague)), texts[0] if texts else message)
     reason, _, value = reason.rpartition("callable class: ")[2].partition(". Got value: ")
     given = value.partition(". Got value")[0] or given
-    expected = " ".join(text.partition(". Got value")[0] for text in texts if text.startswith("Expected a "))
-    if choices := re.findall(r"(?<=[\[ '])[\w-]+(?=[,\]'])", expected.partition("Literal")[2]):
+    literals = " ".join(text.partition("Expected a typing.Literal[")[2].partition("]")[0] for text in texts)
+    if choices := re.findall(r"[\w-]+", literals):
         return f"--{option}: {given} is not a valid value{nearest(given, choices)}"
     if reason.startswith("Expected a <class"):
-        kinds = [KINDS.get(name, name) for name in re.findall(r"<class '([\w.]+)'>", expected) if name != "NoneType"]
+        kinds = [KINDS.get(name, name) for name in re.findall(r"a <class '(?!None)([\w.]+)", " ".join(texts))]
         reason = f"expected a {' or '.join(kinds)}".replace("whole number or number", "number")
     if reason.startswith(("No module named", "module '", "cannot import")):
         return f"--{option}: {given}: {reason}"

@@ -223,7 +223,7 @@ IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 
         (IMAGES, LABELS[:19], r"labels of torch.int64 \(19,\)"),
         (IMAGES, LABELS + 1, "labels in 1..10, not in 0..9"),
         (IMAGES, LABELS - 1, "labels in -1..8, not in 0..9"),
-        (IMAGES, LABELS.tolist(), "something else than a tuple of two tensors, images and labels"),
+        (IMAGES, LABELS.tolist(), "something other than a tuple of two tensors, images and labels"),
     ],
 )
 def test_images_or_labels_of_another_form_are_refused(images: Tensor, labels: Tensor, words: str) -> None:

@@ -79,7 +79,7 @@ class ImageDataModule(L.LightningDataModule):
         """The result of `load`, checked; raises DataError for a wrong shape, dtype or label."""
         loaded, what = self.load(split), f"load({split!r}) returns"
         if not (isinstance(loaded, tuple) and [isinstance(part, Tensor) for part in loaded] == [True, True]):
-            raise DataError(f"{what} something else than a tuple of two tensors, images and labels")
+            raise DataError(f"{what} something other than a tuple of two tensors, images and labels")
         images, labels = loaded
         form, shape = tuple(images.shape), tuple(self.image_shape)
         if images.dtype != torch.uint8 or form[1:] != shape or len(shape) not in (2, 3):

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
-ROWS = 12  # of the summary at most; a longer one is that of the whole network
+ROWS = 12  # of the summary, at most; with more, only the whole network is shown
 
 
 class NetworkSummary(Callback):
