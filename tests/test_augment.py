@@ -43,6 +43,17 @@ def test_each_part_alone_changes_every_image_in_its_own_way(images, part):
     assert (changed - one).abs().max() > 0.05
 
 
+def test_bicubic_interpolation_blurs_less_and_stays_in_range(images):
+    steps = []
+    for interpolation in ("bilinear", "bicubic"):
+        torch.manual_seed(0)
+        changed = RandomWarp(**{**STILL, "shift": 2.0}, interpolation=interpolation)(images)
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        steps.append(changed.diff().square().sum())
+    assert steps[0] < 0.9 * steps[1]
+
+
 def test_a_shift_moves_by_so_many_pixels_at_most(images):
     moved = middles(RandomWarp(**{**STILL, "shift": 2.0})(images)) - middles(images)
     assert 1 < moved.abs().max() <= 2.2

@@ -1,6 +1,7 @@
 """Augmentation of whole batches on their device: random affine and elastic distortion of each image."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 class RandomWarp(nn.Module):
     """Random affine and elastic distortion of each image: Simard et al., 2003, "Best practices for CNNs".
 
-    Both are applied in one bilinear resampling; pixels from outside the image are 0, the background.
+    Both are applied in one resampling; pixels from outside the image are 0, the background.
 
     Args:
         rotation: Largest rotation to either side, in degrees.
@@ -19,6 +20,7 @@ class RandomWarp(nn.Module):
         shift: Largest shift in each direction, in pixels.
         elastic: Standard deviation of the elastic displacement, in pixels.
         smoothness: Standard deviation of the Gaussian that smooths the displacement, in pixels, at least 2.
+        interpolation: Bilinear blurs, so that images without augmentation look sharper; bicubic blurs less.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class RandomWarp(nn.Module):
         shift: float = 2.0,
         elastic: float = 0.0,
         smoothness: float = 4.0,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         for name, value in (("rotation", rotation), ("shear", shear), ("shift", shift), ("elastic", elastic)):
             if value < 0:
@@ -39,15 +42,16 @@ class RandomWarp(nn.Module):
             raise ValueError(f"smoothness: {smoothness} is not at least 2")
         super().__init__()
         self.rotation, self.shear, self.scale, self.shift = rotation, shear, scale, shift
-        self.elastic, self.smoothness = elastic, smoothness
+        self.elastic, self.smoothness, self.interpolation = elastic, smoothness, interpolation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Distort a batch: (B, H, W) or (B, C, H, W) float -> the same shape."""
+        """Distort a batch: (B, H, W) or (B, C, H, W) in [0, 1] -> the same shape and range."""
         where = self._affine(images)  # source point (x, y) of each pixel: (B, 2, H, W)
         if self.elastic:
             where = where + self._bend(images)
         planes = images if images.ndim == 4 else images.unsqueeze(1)  # (B, C, H, W)
-        return F.grid_sample(planes, where.permute(0, 2, 3, 1), align_corners=False).view_as(images)
+        warped = F.grid_sample(planes, where.permute(0, 2, 3, 1), mode=self.interpolation, align_corners=False)
+        return warped.clamp(0, 1).view_as(images)  # bicubic interpolation overshoots
 
     def _affine(self, images: Tensor) -> Tensor:
         """Source points under a random affine map of each image, in units of half an image: (B, 2, H, W)."""
@@ -60,7 +64,7 @@ class RandomWarp(nn.Module):
         across = [width * cos, width * (shear * cos - sin) * (rows / columns), right]
         along = [height * sin * (columns / rows), height * (shear * sin + cos), down]
         maps = torch.stack([*across, *along], dim=1).view(-1, 3)  # (2B, 3)
-        y, x = ((2 * _places(images, side, 1) + 1) / side - 1 for side in (rows, columns))  # centres of pixels in -1..1
+        y, x = ((2 * images.new_tensor(range(side)) + 1) / side - 1 for side in (rows, columns))  # centres in -1..1
         y, x = torch.meshgrid(y, x, indexing="ij")
         points = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x).flatten()])  # (3, H * W)
         return (maps @ points).view(-1, 2, rows, columns)  # F.affine_grid takes ten times as long on a CPU
@@ -75,12 +79,6 @@ class RandomWarp(nn.Module):
 
     def _gaussian(self, images: Tensor, side: int) -> Tensor:
         """Weight of the noise at every second pixel for each pixel of a side: (side, (side + 1) // 2)."""
-        distance = _places(images, side, 1)[:, None] - _places(images, side, 2)
-        gaussian: Tensor = torch.exp(-(distance**2) / (2 * self.smoothness**2))
-        gaussian /= gaussian.norm(dim=1, keepdim=True)  # so that sums of unit noise have unit variance
-        return gaussian
-
-
-def _places(like: Tensor, side: int, step: int) -> Tensor:
-    """0, step, 2 * step, ... below side."""
-    return torch.arange(0, side, step, dtype=like.dtype, device=like.device)
+        distance = images.new_tensor(range(side))[:, None] - images.new_tensor(range(0, side, 2))
+        gaussian = torch.exp(-(distance**2) / (2 * self.smoothness**2))
+        return F.normalize(gaussian, dim=1)  # so that sums of unit noise have unit variance
