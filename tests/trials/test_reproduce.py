@@ -89,9 +89,9 @@ def test_fits_of_different_length_are_compared_by_their_last_epochs(cli: Cli) ->
     text = Path("out/README.md").read_text()
     assert "| `a.0` | 2 |" in text
     assert "| test/loss | `a.1` |" in text
-    curves = results.curves_of([{"config": "a", "seed": seed, "x": seed} for seed in (0, 0, 1)], "a", "x")
-    assert np.array_equal(curves, [[0, 0], [1, np.nan]], equal_nan=True)
-    assert [results.last_of(curve) for curve in curves] == [0, 1]
+    rows = [{"config": "a", "seed": seed, "val/loss": loss} for seed, loss in ((0, 3), (0, 0), (1, 1))]
+    assert np.array_equal(results.curves_of(rows, "a", "val/loss"), [[3, 0], [1, np.nan]], equal_nan=True)
+    assert results.summary(rows)[0][1] == ["`a`", "2", "0.5000 ± 0.7071"]
 
 
 def test_bad_input_gets_one_line(cli: Cli) -> None:

@@ -80,19 +80,14 @@ def curves_of(rows: list[Row], config: str, metric: str) -> "np.ndarray[Any, np.
     return np.array([seeds[seed] + [np.nan] * (longest - len(seeds[seed])) for seed in sorted(seeds)])
 
 
-def last_of(curve: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
-    """The last measured value, or NaN."""
-    measured = curve[~np.isnan(curve)]
-    return float(measured[-1]) if len(measured) else np.nan
-
-
 def summary(rows: list[Row]) -> tuple[list[list[str]], list[list[str]]]:
     """Two tables with header rows: mean and spread of every config, and its differences from the first."""
     configs = list(dict.fromkeys(row["config"] for row in rows))
-    metrics = [name for name in metrics_of(rows) if name.startswith(("test/", "val/"))]
-    metrics.sort(key=lambda name: not name.startswith("test/"))
-    pairs = itertools.product(configs, metrics)
-    last = {pair: np.array([last_of(curve) for curve in curves_of(rows, *pair)]) for pair in pairs}
+    metrics = [name for stage in ("test/", "val/") for name in metrics_of(rows) if name.startswith(stage)]
+    last = {}  # (config, metric) -> the last measured value of each seed, or NaN
+    for key in itertools.product(configs, metrics):
+        measured = [curve[~np.isnan(curve)] for curve in curves_of(rows, *key)]
+        last[key] = np.array([curve[-1] if len(curve) else np.nan for curve in measured])
     means, gaps = [["config", "n", *metrics]], [["metric", "config", "difference", "better in", "it is"]]
     for config in configs:
         samples = [last[config, name] for name in metrics]
