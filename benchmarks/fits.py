@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 from bench import HERE, fix_data_dir, processor, write_table
 
+from lit_mnist.launch import has_bfloat16
 from lit_mnist.runs.folder import read_metrics
 from lit_mnist.trials.reproduce import words_of
 
@@ -47,7 +48,8 @@ def main() -> None:
         in_float32 = f"{statistics.median(epochs_of(configs, {}, FLOAT32)):.2f}" if is_reduced else ""
         rows.append([name, whole, median, f"{fit:.0f}", spread, in_float32])
         print(*rows[-1], flush=True)
-        path.write_text(re.sub("; fit .*", f"; fit {fit:.0f} s in one thread ({processor()})", text))
+        precision = f", in {'bf16-mixed' if has_bfloat16() else 'float32'}" if is_reduced else ""
+        path.write_text(re.sub("; fit .*", f"; fit {fit:.0f} s in one thread ({processor()}{precision})", text))
     write_table(
         HERE / "results" / f"{processor()}-fits.md",
         "Seconds of a fit in one thread",

@@ -23,10 +23,10 @@ from lit_mnist.views.dashboard import leave_figure
 class Evaluation(Callback):
     """Collects the predictions of a test, and writes scores and figures to the run folder and TensorBoard.
 
-    It writes test.json (checkpoint, data set, number of images, metrics, expected calibration error),
-    per_class.csv (precision, recall, F1 and support of each class), probabilities.npz (probabilities (N, C) float16,
-    labels (N,) int64) and, with `draw`, confusion.png, mistakes.png (the 36 most probable wrong predictions) and
-    calibration.png.
+    Scores: test.json (checkpoint, data set, number of images, metrics, expected calibration error) and per_class.csv
+    (precision, recall, F1 and support of each class). Predictions: probabilities.npz (probabilities (N, C) float16,
+    labels (N,) int64). With `draw`, figures: confusion.png, calibration.png, and mistakes.png, the 36 most probable
+    wrong predictions.
     """
 
     def __init__(self, run: str | Path, tested: dict[str, Any], draw: bool = True) -> None:

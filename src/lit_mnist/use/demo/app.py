@@ -33,8 +33,8 @@ HEADERS = {
 def application(classifier: Classifier, checkpoint: str, about: str, hosts: list[str]) -> Starlette:
     """The demo as an ASGI application; the page shows `checkpoint` and `about`, and is served for `hosts`.
 
-    ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: the ``probabilities``
-    of the classes and the image that the model has ``seen``, as a PNG data URL, or an ``error`` in one line.
+    ``GET /`` is the page. ``POST /read`` takes an image file as its body and answers with JSON: an ``error`` in one
+    line, or the classes' ``probabilities`` and, as a PNG data URL, the image that the model has ``seen``.
     """
     digits = all(name.isdecimal() for name in classifier.classes)
     page = Template((FOLDER / "page.html").read_text()).substitute(
